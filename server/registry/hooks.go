@@ -1,0 +1,99 @@
+package registry
+
+import (
+	"context"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+)
+
+// Hooks is the behaviour of one kind, typed. The zero value is an ordinary kind:
+// namespaced or not as its facts say; spec and status kept apart when it has a
+// status; generation bumped when the spec changes; unconditional update allowed;
+// deletion at once. An absent hook is nil. Hooks are pure: what needs the store or
+// the clock of another part is an admission step.
+type Hooks[T any] struct {
+	// Default fills what the client left out, as upstream's defaulting does. It
+	// runs on every object that comes in, before PrepareCreate and PrepareUpdate.
+	Default func(o *T)
+	// PrepareCreate drops and sets what a client must not decide (beyond status,
+	// which the engine resets). PrepareUpdate likewise; old is what is stored.
+	PrepareCreate func(o *T)
+	PrepareUpdate func(o, old *T)
+	// PrepareStatus runs on a write to the status subresource, after the engine
+	// has put back everything but the status from old.
+	PrepareStatus func(o, old *T)
+
+	// Validate checks an object that is created, and again on update. The engine
+	// has checked the metadata (server/validate.ObjectMeta) with NameRule.
+	Validate       func(o *T) field.ErrorList
+	ValidateUpdate func(o, old *T) field.ErrorList
+	ValidateStatus func(o, old *T) field.ErrorList
+	// NameRule says what is wrong with a name; nil means DNS-1123 subdomain. With prefix the
+	// name is a generateName.
+	NameRule func(name string, prefix bool) []string
+	// Warn gives sentences for Warning headers; old is nil on create.
+	Warn func(o, old *T) []string
+
+	// Fields gives the selectable fields beyond metadata.name and metadata.namespace;
+	// FieldNames lists their names, so that a list can refuse others.
+	Fields     func(o *T) fields.Set
+	FieldNames []string
+
+	// Grace makes deletion graceful: it returns the seconds that the object may
+	// take to end (0: gone at once). Pods only, today.
+	Grace func(o *T, d *metav1.DeleteOptions) int64
+	// KeepSpec marks kinds whose spec may not be written by update at all; unused mostly.
+	ForbidUnconditional bool // update without resourceVersion is refused
+	CreateOnUpdate      bool // PUT of a missing object creates it (leases, events, ... as upstream)
+
+	// Columns is the Table output; nil means Name and Age.
+	Columns []Column[T]
+
+	// Scale maps the scale subresource; required where the facts say Scale.
+	Scale *ScaleHooks[T]
+
+	// Compute answers a create of a Computed kind. Set at wiring time by the
+	// parts that can (access): it is not pure.
+	Compute func(ctx context.Context, user User, o *T) (runtime.Object, error)
+
+	// Lazy stores the kind in the lazy durability class (leases, events).
+	Lazy bool
+
+	// ToStored and FromStored convert between this kind and Facts.SameAs.
+	ToStored   func(o *T) (runtime.Object, error)
+	FromStored func(o runtime.Object) (*T, error)
+}
+
+// ScaleHooks reads and writes replicas through the scale subresource.
+type ScaleHooks[T any] struct {
+	// Spec returns the wanted replicas, Status the observed ones, Selector the
+	// pods' label selector in string form.
+	Spec     func(o *T) int32
+	SetSpec  func(o *T, replicas int32)
+	Status   func(o *T) int32
+	Selector func(o *T) string
+}
+
+// Column is one column of Table output.
+type Column[T any] struct {
+	Name string
+	// Type and Format as in OpenAPI: "string", "integer", "date"; format "name" for the first.
+	Type, Format string
+	Description  string
+	// Wide columns show with -o wide only (priority 1).
+	Wide bool
+	// Cell gives a string, int64, bool, or nil. Age columns return the
+	// creation time formatted by the engine when Cell is nil.
+	Cell func(o *T) any
+}
+
+// User is who makes a request.
+type User struct {
+	Name   string
+	UID    string
+	Groups []string
+	Extra  map[string][]string
+}
