@@ -65,8 +65,8 @@ type Change struct {
 // Cache is a live, read-only copy of some kinds. Objects are shared: never
 // change them. A kind that the cache does not hold panics: that is a wiring error.
 type Cache interface {
-	// Get returns nil if there is no such object.
-	Get(f *api.Facts, namespace, name string) api.Object
+	// Lookup returns nil if there is no such object.
+	Lookup(f *api.Facts, namespace, name string) api.Object
 	// Each walks the objects of a namespace (all namespaces if empty) in key order
 	// until each returns false.
 	Each(f *api.Facts, namespace string, each func(api.Object) bool)
@@ -82,11 +82,19 @@ type Cache interface {
 	WaitRevision(ctx context.Context, f *api.Facts, revision int64) error
 }
 
-// Client is what the parts of orch hold. Cache may be nil on the command line.
+// Client is what the parts of orch hold: a *Client is a Transport and a Cache.
+// Cache may be nil on the command line. Writes made through it are noted in the
+// Writes of their context (see WithWrites), which is how the reconcile loop
+// knows which revision a key has to wait for.
 type Client struct {
 	Transport
 	Cache
 }
+
+var (
+	_ Transport = (*Client)(nil)
+	_ Cache     = (*Client)(nil)
+)
 
 // PtrTo is a pointer to T that is an API object.
 type PtrTo[T any] interface {
@@ -137,7 +145,7 @@ func Delete[T any](ctx context.Context, c Transport, k api.Kind[T], namespace, n
 
 // Cached returns the cache's object or nil. Do not change it.
 func Cached[T any](c Cache, k api.Kind[T], namespace, name string) *T {
-	o := c.Get(k.Facts, namespace, name)
+	o := c.Lookup(k.Facts, namespace, name)
 	if o == nil {
 		return nil
 	}
