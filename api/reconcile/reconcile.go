@@ -4,13 +4,16 @@
 // cache, computes a pure plan and acts.
 //
 // Read your own writes: the loop notes the revision of every write that Do made
-// through the client it got from the context, and holds the key back until the
-// caches of the watched kinds have passed it. Controllers need no expectations
-// and no sleeps.
+// with the context it was given (through a *client.Client), and holds the key back
+// until the cache of the written kind has passed it, for every kind that the Spec
+// watches. Controllers need no expectations and no sleeps.
+//
+// Start reading at Spec, then loop.go (the policy is settle), then queue.go.
 package reconcile
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"orch/api"
@@ -20,16 +23,25 @@ import (
 // Key names one object to look at. Kind-less: a Spec watches for one primary kind.
 type Key struct{ Namespace, Name string }
 
+func (k Key) String() string {
+	if k.Namespace == "" {
+		return k.Name
+	}
+	return k.Namespace + "/" + k.Name
+}
+
 // Result tells the loop what to do with a key that did not fail.
 type Result struct {
-	// After asks for another look at the key after that time; 0: when something changes.
+	// After asks for another look at the key after that time, instead of the
+	// time asked for before; 0: when something changes.
 	After time.Duration
 }
 
 // Watch turns changes of one kind into keys.
 type Watch struct {
 	Kind *api.Facts
-	// Keys lists what a change concerns. Old or New may be nil, not both.
+	// Keys lists what a change concerns. Old or New may be nil, not both. It is
+	// called from the cache's own goroutine: it must be quick and must not block.
 	Keys func(change client.Change) []Key
 }
 
@@ -44,13 +56,30 @@ type Spec struct {
 	Do func(ctx context.Context, key Key) (Result, error)
 }
 
-// For watches the primary kind: a changed object is its own key.
-func For[T any](k api.Kind[T]) Watch {
-	return Watch{Kind: k.Facts, Keys: func(c client.Change) []Key {
-		o := c.New
-		if o == nil {
-			o = c.Old
-		}
-		return []Key{{o.GetNamespace(), o.GetName()}}
-	}}
+// Terminal marks an error that trying again cannot mend: the key is looked at
+// again only when something changes. Terminal(nil) is nil.
+func Terminal(err error) error {
+	if err == nil {
+		return nil
+	}
+	return terminal{err}
+}
+
+type terminal struct{ error }
+
+func (t terminal) Unwrap() error { return t.error }
+
+func isTerminal(err error) bool { return errors.As(err, new(terminal)) }
+
+// Metrics are the numbers of one controller since it started.
+type Metrics struct {
+	Name string
+	// Runs counts calls of Do; Failed those that ended in an error (Panics and
+	// Conflicts included).
+	Runs, Failed, Panics, Conflicts uint64
+	// Busy is the time spent in Do, all workers together.
+	Busy time.Duration
+	// Ready keys wait for a worker, Running ones are being worked on or held for
+	// the cache, Later ones have a timer.
+	Ready, Running, Later int
 }
