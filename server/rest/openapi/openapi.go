@@ -1,0 +1,208 @@
+// Package openapi serves the OpenAPI documents, version 2 and 3, as JSON and as
+// protobuf. The documents of the built-in kinds are made by scripts/gen and
+// embedded compressed; nothing parses them, a request streams them out. It
+// refuses to know kinds: documents of custom resources are handed in by Set.
+package openapi
+
+//go:generate go run orch/scripts/gen -out documents -build ../../../.build/openapi
+
+import (
+	"bytes"
+	"embed"
+	"encoding/json"
+	"fmt"
+	"io"
+	"io/fs"
+	"maps"
+	"net/http"
+	"net/url"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/klauspost/compress/gzip"
+	"github.com/klauspost/compress/zstd"
+)
+
+//go:embed documents
+var embedded embed.FS
+
+// Document is one document in both encodings.
+type Document struct {
+	// Hash changes whenever the content does; it is the ETag.
+	Hash string
+	// Open gives the content as JSON, or as protobuf.
+	Open func(protobuf bool) (io.ReadCloser, error)
+}
+
+// Documents holds what is served. Make it with New.
+type Documents struct {
+	mu sync.RWMutex
+	// byName holds "v2" and "v3/<path>"; guarded by mu, replaced as a whole.
+	byName map[string]Document
+}
+
+// New takes up the embedded documents; it reads only their index.
+func New() (*Documents, error) {
+	data, err := embedded.ReadFile("documents/index.json")
+	if err != nil {
+		return nil, fmt.Errorf("reading the index of OpenAPI documents: %w", err)
+	}
+	index := map[string]string{}
+	if err := json.Unmarshal(data, &index); err != nil {
+		return nil, fmt.Errorf("reading the index of OpenAPI documents: %w", err)
+	}
+	d := &Documents{byName: map[string]Document{}}
+	for name, hash := range index {
+		d.byName[name] = Document{Hash: hash, Open: func(protobuf bool) (io.ReadCloser, error) { return openEmbedded(name, protobuf) }}
+	}
+	return d, nil
+}
+
+// Set replaces or adds a document ("v2", "v3/apis/GROUP/VERSION"); one without
+// Open is taken away.
+func (d *Documents) Set(name string, doc Document) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	next := maps.Clone(d.byName)
+	if doc.Open == nil {
+		delete(next, name)
+	} else {
+		next[name] = doc
+	}
+	d.byName = next
+}
+
+func (d *Documents) documents() map[string]Document {
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	return d.byName
+}
+
+func openEmbedded(name string, protobuf bool) (io.ReadCloser, error) {
+	suffix := ".json.zst"
+	if protobuf {
+		suffix = ".pb.zst"
+	}
+	f, err := embedded.Open("documents/" + strings.ReplaceAll(name, "/", "__") + suffix)
+	if err != nil {
+		return nil, err
+	}
+	dec, err := zstd.NewReader(f, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true))
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	return decoder{dec.IOReadCloser(), f}, nil
+}
+
+type decoder struct {
+	io.ReadCloser
+	file fs.File
+}
+
+func (d decoder) Close() error {
+	d.ReadCloser.Close()
+	return d.file.Close()
+}
+
+// ServeHTTP answers /openapi/v2, /openapi/v3 and /openapi/v3/....
+func (d *Documents) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	switch path := strings.Trim(strings.TrimPrefix(r.URL.Path, "/openapi/"), "/"); {
+	case path == "v3":
+		d.serveIndex(w, r)
+	case path == "v2", strings.HasPrefix(path, "v3/"):
+		doc, ok := d.documents()[path]
+		if !ok {
+			http.NotFound(w, r)
+			return
+		}
+		if want := r.URL.Query().Get("hash"); want != "" {
+			if want != doc.Hash {
+				http.Redirect(w, r, link(path, doc.Hash), http.StatusMovedPermanently)
+				return
+			}
+			// The address changes with the content, so a client may keep it for good.
+			w.Header().Set("Cache-Control", "public, immutable")
+			w.Header().Set("Expires", time.Now().UTC().AddDate(1, 0, 0).Format(http.TimeFormat))
+		}
+		serve(w, r, doc, path[:2])
+	default:
+		http.NotFound(w, r)
+	}
+}
+
+func link(path, hash string) string { return "/openapi/" + path + "?hash=" + url.QueryEscape(hash) }
+
+func (d *Documents) serveIndex(w http.ResponseWriter, r *http.Request) {
+	type entry struct {
+		URL string `json:"serverRelativeURL"`
+	}
+	paths := map[string]entry{}
+	for name, doc := range d.documents() {
+		if path, ok := strings.CutPrefix(name, "v3/"); ok {
+			paths[path] = entry{link(name, doc.Hash)}
+		}
+	}
+	data, err := json.Marshal(map[string]any{"paths": paths})
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusInternalServerError)
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Vary", "Accept")
+	http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(data))
+}
+
+// mediaType picks the answer's type; ok is false where the client accepts neither.
+func mediaType(accept, version string) (name string, protobuf, ok bool) {
+	if accept == "" {
+		return "application/json", false, true
+	}
+	for clause := range strings.SplitSeq(accept, ",") {
+		t, _, _ := strings.Cut(clause, ";")
+		switch strings.TrimSpace(t) {
+		case "application/json", "application/*", "*/*":
+			return "application/json", false, true
+		case "application/com.github.proto-openapi.spec." + version + "@v1.0+protobuf", "application/com.github.proto-openapi.spec." + version + ".v1.0+protobuf":
+			return "application/com.github.proto-openapi.spec." + version + ".v1.0+protobuf", true, true
+		}
+	}
+	return "", false, false
+}
+
+func serve(w http.ResponseWriter, r *http.Request, doc Document, version string) {
+	h := w.Header()
+	h.Add("Vary", "Accept")
+	h.Add("Vary", "Accept-Encoding")
+	contentType, protobuf, ok := mediaType(r.Header.Get("Accept"), version)
+	if !ok {
+		w.WriteHeader(http.StatusNotAcceptable)
+		return
+	}
+	etag := `"` + doc.Hash + `"`
+	h.Set("Content-Type", contentType)
+	h.Set("Etag", etag)
+	if match := r.Header.Get("If-None-Match"); match == "*" || strings.Contains(match, etag) {
+		w.WriteHeader(http.StatusNotModified)
+		return
+	}
+	body, err := doc.Open(protobuf)
+	if err != nil {
+		h.Del("Etag")
+		http.Error(w, err.Error(), http.StatusInternalServerError)
+		return
+	}
+	defer body.Close()
+	if !strings.Contains(r.Header.Get("Accept-Encoding"), "gzip") {
+		_, _ = io.Copy(w, body) // the client is gone if this fails
+		return
+	}
+	h.Set("Content-Encoding", "gzip")
+	zip, err := gzip.NewWriterLevel(w, gzip.BestSpeed)
+	if err != nil {
+		return
+	}
+	_, _ = io.Copy(zip, body)
+	_ = zip.Close()
+}
