@@ -151,6 +151,7 @@ func TestOneKeyIsNeverWorkedOnTwiceAtATime(t *testing.T) {
 			c.change(configMap("a"), configMap("a"))
 		}
 		time.Sleep(time.Minute)
+		synctest.Wait()
 		if runs != 2 {
 			t.Errorf("runs = %d, want 2: five changes during the first run are one more look", runs)
 		}
@@ -198,6 +199,7 @@ func TestAfterReplacesTheEarlierTimer(t *testing.T) {
 		time.Sleep(10 * time.Second)
 		c.change(configMap("a"), configMap("a")) // at 10 s: the timer moves to 50 s
 		time.Sleep(10 * time.Minute)
+		synctest.Wait()
 		want := []time.Duration{0, 10 * time.Second, 50 * time.Second, 90 * time.Second}
 		if len(at) != len(want) {
 			t.Fatalf("runs at %v, want %v", at, want)
