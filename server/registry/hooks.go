@@ -7,6 +7,8 @@ import (
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"orch/server/columns"
 )
 
 // Hooks is the behaviour of one kind, typed. The zero value is an ordinary kind:
@@ -49,7 +51,7 @@ type Hooks[T any] struct {
 	ForbidUnconditional bool // update without resourceVersion is refused
 	CreateOnUpdate      bool // PUT of a missing object creates it (leases, events, ... as upstream)
 
-	// Columns is the Table output; nil means Name and Age.
+	// Columns is the Table output; nil means columns.Default: Name and Age.
 	Columns []Column[T]
 
 	// Scale maps the scale subresource; required where the facts say Scale.
@@ -77,18 +79,9 @@ type ScaleHooks[T any] struct {
 	Selector func(o *T) string
 }
 
-// Column is one column of Table output.
-type Column[T any] struct {
-	Name string
-	// Type and Format as in OpenAPI: "string", "integer", "date"; format "name" for the first.
-	Type, Format string
-	Description  string
-	// Wide columns show with -o wide only (priority 1).
-	Wide bool
-	// Cell gives a string, int64, bool, or nil. Age columns return the
-	// creation time formatted by the engine when Cell is nil.
-	Cell func(o *T) any
-}
+// Column is one column of Table output. Cells get the time of the answer, so
+// that ages are made by the columns themselves (see server/columns).
+type Column[T any] = columns.Column[T]
 
 // User is who makes a request.
 type User struct {
