@@ -1,0 +1,135 @@
+package placement
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// Decision is the outcome for one pod.
+type Decision struct {
+	// Node to bind to; empty when no node fits.
+	Node string
+	// Considered is the number of nodes looked at.
+	Considered int
+	// Reasons counts, for a pod that fits nowhere, how many nodes refused it why.
+	Reasons map[string]int
+	// Helpless counts the nodes whose refusal would stand even without any other
+	// pod on them: preemption cannot help there.
+	Helpless int
+	// Scores of the nodes that fit, in order of node name.
+	Scores []Score
+}
+
+// Score is what one node got.
+type Score struct {
+	Node  string
+	Total int64
+}
+
+// Message is the sentence of upstream's scheduler for a pod that fits nowhere.
+func (d Decision) Message() string {
+	if d.Considered == 0 {
+		return "no nodes available to schedule pods"
+	}
+	parts := make([]string, 0, len(d.Reasons))
+	for reason, n := range d.Reasons {
+		parts = append(parts, fmt.Sprintf("%d %s", n, reason))
+	}
+	slices.Sort(parts)
+	return fmt.Sprintf("0/%d nodes are available: %s.", d.Considered, strings.Join(parts, ", "))
+}
+
+// refusal is why a node does not fit; the zero value means that it does.
+type refusal struct {
+	reasons []string
+	// helpless: removing pods from the node would not change it.
+	helpless bool
+}
+
+func refuse(reason string) refusal    { return refusal{reasons: []string{reason}} }
+func refuseFor(reason string) refusal { return refusal{reasons: []string{reason}, helpless: true} }
+
+// Place finds the best node for p. pick chooses among n equally good nodes
+// (0 <= pick(n) < n), so that the caller owns the randomness.
+func (c *Cluster) Place(p *Pod, pick func(n int) int) Decision {
+	d := Decision{Considered: len(c.order), Reasons: map[string]int{}}
+	checks := c.checks(p)
+	var fit []*Node
+	for _, n := range c.order {
+		r := firstRefusal(checks, n)
+		if r.reasons == nil {
+			fit = append(fit, n)
+			continue
+		}
+		for _, reason := range r.reasons {
+			d.Reasons[reason]++
+		}
+		if r.helpless {
+			d.Helpless++
+		}
+	}
+	if len(fit) == 0 {
+		return d
+	}
+	d.Scores = c.score(p, fit)
+	d.Node = best(d.Scores, pick)
+	return d
+}
+
+func best(scores []Score, pick func(n int) int) string {
+	top := slices.MaxFunc(scores, func(a, b Score) int { return int(a.Total - b.Total) }).Total
+	var names []string
+	for _, s := range scores {
+		if s.Total == top {
+			names = append(names, s.Node)
+		}
+	}
+	return names[pick(len(names))]
+}
+
+func firstRefusal(checks []check, n *Node) refusal {
+	for _, check := range checks {
+		if r := check(n); r.reasons != nil {
+			return r
+		}
+	}
+	return refusal{}
+}
+
+// checks prepares every filter that has a say about p.
+func (c *Cluster) checks(p *Pod) []check {
+	out := make([]check, 0, len(filters))
+	for _, f := range filters {
+		if check := f.prepare(c, p); check != nil {
+			out = append(out, check)
+		}
+	}
+	return out
+}
+
+// score sums the weighted, normalised scores of the nodes that fit.
+func (c *Cluster) score(p *Pod, fit []*Node) []Score {
+	totals := make([]Score, len(fit))
+	for i, n := range fit {
+		totals[i].Node = n.Name
+	}
+	if len(fit) == 1 {
+		return totals
+	}
+	values := make([]int64, len(fit))
+	for _, s := range scorers {
+		f := s.prepare(c, p, fit)
+		if f == nil {
+			continue
+		}
+		for i, n := range fit {
+			values[i] = f(n)
+		}
+		s.normalise(values)
+		for i, v := range values {
+			totals[i].Total += s.weight * v
+		}
+	}
+	return totals
+}
