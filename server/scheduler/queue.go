@@ -1,0 +1,174 @@
+package scheduler
+
+import (
+	"container/heap"
+	"time"
+
+	"k8s.io/apimachinery/pkg/types"
+
+	"orch/server/placement"
+)
+
+// Back-off of a pod that could not be placed: doubled from first to most with each try.
+const (
+	firstBackoff = time.Second
+	mostBackoff  = 10 * time.Second
+)
+
+// pending is a pod that wants a node.
+type pending struct {
+	*placement.Pod
+	added    time.Time // for the order among equals
+	attempts int
+	// notBefore is when the back-off ends.
+	notBefore time.Time
+	// state tells in which of the queue's places the pod is; index is its place in a heap.
+	state state
+	index int
+}
+
+type state int
+
+const (
+	idle          state = iota // being placed or bound
+	active                     // to be tried now
+	backingOff                 // to be tried when its time has come
+	unschedulable              // to be tried when something changes
+)
+
+// queue holds the pods that want a node. It has one owner, the loop, and no lock;
+// its size is bounded by the number of pods in the API.
+type queue struct {
+	pods    map[types.UID]*pending
+	active  orderedHeap
+	backoff orderedHeap
+}
+
+func newQueue() *queue {
+	return &queue{
+		pods:    map[types.UID]*pending{},
+		active:  orderedHeap{less: moreImportant},
+		backoff: orderedHeap{less: func(a, b *pending) bool { return a.notBefore.Before(b.notBefore) }},
+	}
+}
+
+func moreImportant(a, b *pending) bool {
+	if a.Priority() != b.Priority() {
+		return a.Priority() > b.Priority()
+	}
+	return a.added.Before(b.added)
+}
+
+// put adds a pod, or replaces its content and makes it active again.
+func (q *queue) put(p *placement.Pod, now time.Time) {
+	e := q.pods[p.UID]
+	if e == nil {
+		e = &pending{added: now}
+		q.pods[p.UID] = e
+	}
+	q.leave(e)
+	e.Pod = p
+	q.enter(e, active)
+}
+
+func (q *queue) remove(uid types.UID) {
+	if e := q.pods[uid]; e != nil {
+		q.leave(e)
+		delete(q.pods, uid)
+	}
+}
+
+// leave takes e out of the heap that it is in.
+func (q *queue) leave(e *pending) {
+	switch e.state {
+	case active:
+		heap.Remove(&q.active, e.index)
+	case backingOff:
+		heap.Remove(&q.backoff, e.index)
+	}
+	e.state = idle
+}
+
+func (q *queue) enter(e *pending, s state) {
+	e.state = s
+	switch s {
+	case active:
+		heap.Push(&q.active, e)
+	case backingOff:
+		heap.Push(&q.backoff, e)
+	}
+}
+
+// pop takes the most important pod whose time has come; nil if there is none.
+func (q *queue) pop(now time.Time) *pending {
+	for q.backoff.Len() > 0 && !q.backoff.items[0].notBefore.After(now) {
+		e := q.backoff.items[0]
+		q.leave(e)
+		q.enter(e, active)
+	}
+	if q.active.Len() == 0 {
+		return nil
+	}
+	e := q.active.items[0]
+	q.leave(e)
+	e.attempts++
+	return e
+}
+
+// next is when the first back-off ends; false if nothing waits for a time.
+func (q *queue) next() (time.Time, bool) {
+	if q.backoff.Len() == 0 {
+		return time.Time{}, false
+	}
+	return q.backoff.items[0].notBefore, true
+}
+
+// failed puts a pod aside until something changes.
+func (q *queue) failed(e *pending, now time.Time) {
+	e.notBefore = now.Add(min(mostBackoff, firstBackoff<<min(e.attempts-1, 10)))
+	q.enter(e, unschedulable)
+}
+
+// retry is for a pod whose binding failed: it tries again after its back-off.
+func (q *queue) retry(e *pending, now time.Time) {
+	e.notBefore = now.Add(min(mostBackoff, firstBackoff<<min(e.attempts-1, 10)))
+	q.enter(e, backingOff)
+}
+
+// wake lets every unschedulable pod try again once its back-off is over.
+func (q *queue) wake(now time.Time) {
+	for _, e := range q.pods {
+		if e.state != unschedulable {
+			continue
+		}
+		if e.notBefore.After(now) {
+			q.enter(e, backingOff)
+		} else {
+			q.enter(e, active)
+		}
+	}
+}
+
+// orderedHeap is a heap of pods that know their place in it.
+type orderedHeap struct {
+	items []*pending
+	less  func(a, b *pending) bool
+}
+
+func (h *orderedHeap) Len() int           { return len(h.items) }
+func (h *orderedHeap) Less(i, j int) bool { return h.less(h.items[i], h.items[j]) }
+func (h *orderedHeap) Swap(i, j int) {
+	h.items[i], h.items[j] = h.items[j], h.items[i]
+	h.items[i].index, h.items[j].index = i, j
+}
+func (h *orderedHeap) Push(x any) {
+	e := x.(*pending)
+	e.index = len(h.items)
+	h.items = append(h.items, e)
+}
+func (h *orderedHeap) Pop() any {
+	e := h.items[len(h.items)-1]
+	h.items[len(h.items)-1] = nil
+	h.items = h.items[:len(h.items)-1]
+	return e
+}

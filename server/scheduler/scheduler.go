@@ -1,0 +1,240 @@
+// Package scheduler is the loop around placement: it keeps the cluster value in
+// step with the API, takes pending pods in order of priority, asks placement, and
+// binds. One goroutine owns cluster and queue; binding and status writes
+// run beside it in a bounded number of goroutines. A pod counts on its node from the
+// decision on (assumed), and stops counting if the binding fails. Start at Run.
+package scheduler
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"time"
+
+	core "k8s.io/api/core/v1"
+	apiequality "k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
+
+	"orch/api"
+	"orch/api/client"
+	"orch/server/placement"
+)
+
+// maxWrites bounds the bindings and status writes under way.
+const maxWrites = 64
+
+// Events records what happened to an object; *events.Recorder does.
+type Events interface {
+	Event(obj runtime.Object, eventType, reason, format string, args ...any)
+}
+
+// Config of a Scheduler.
+type Config struct {
+	// Client acts as the scheduler; its cache holds pods, nodes, namespaces and
+	// disruption budgets.
+	Client *client.Client
+	Events Events
+	// Name of the scheduler that pods ask for; empty: default-scheduler.
+	Name string
+	Log  *slog.Logger
+}
+
+// Scheduler binds pods to nodes.
+type Scheduler struct {
+	cfg     Config
+	inbox   *inbox
+	cluster *placement.Cluster
+	queue   *queue
+	// known maps pods by name to the UID that is counted or queued for it.
+	known map[types.NamespacedName]types.UID
+	// assumed pods are counted although the cache does not show their node yet.
+	assumed map[types.UID]bool
+	// nominated pods wait for victims on a node; less important pods leave room for them.
+	nominated map[types.UID]nomination
+	writes    chan struct{} // a token per write under way
+}
+
+type nomination struct {
+	pod  *placement.Pod
+	node string
+}
+
+// New checks the configuration.
+func New(cfg Config) (*Scheduler, error) {
+	if cfg.Client == nil || cfg.Events == nil {
+		return nil, fmt.Errorf("making the scheduler: client or events missing")
+	}
+	if cfg.Name == "" {
+		cfg.Name = api.DefaultSchedulerName
+	}
+	if cfg.Log == nil {
+		cfg.Log = slog.Default()
+	}
+	return &Scheduler{cfg: cfg, inbox: newInbox(), cluster: placement.NewCluster(), queue: newQueue(),
+		known: map[types.NamespacedName]types.UID{}, assumed: map[types.UID]bool{}, nominated: map[types.UID]nomination{},
+		writes: make(chan struct{}, maxWrites)}, nil
+}
+
+// Run schedules until ctx ends.
+func (s *Scheduler) Run(ctx context.Context) error {
+	for _, kind := range []*api.Facts{api.Nodes.Facts, api.Namespaces.Facts, api.Pods.Facts} {
+		if err := s.cfg.Client.Subscribe(ctx, kind, s.inbox.changed(kind)); err != nil {
+			return fmt.Errorf("watching %s: %w", kind.Plural, err)
+		}
+	}
+	timer := time.NewTimer(time.Hour)
+	defer timer.Stop()
+	for ctx.Err() == nil {
+		s.update(time.Now())
+		if p := s.queue.pop(time.Now()); p != nil {
+			s.schedule(ctx, p)
+			continue
+		}
+		timer.Stop()
+		if at, ok := s.queue.next(); ok {
+			timer.Reset(time.Until(at))
+		}
+		select {
+		case <-ctx.Done():
+		case <-s.inbox.signal:
+		case <-timer.C:
+		}
+	}
+	for range maxWrites { // wait for the writes under way
+		s.writes <- struct{}{}
+	}
+	return nil
+}
+
+// update brings cluster and queue up to the cache.
+func (s *Scheduler) update(now time.Time) {
+	names, failed := s.inbox.take()
+	wake := false
+	for _, n := range names {
+		switch n.kind {
+		case api.Nodes.Facts:
+			wake = s.updateNode(n.name) || wake
+		case api.Namespaces.Facts:
+			s.updateNamespace(n.name)
+		case api.Pods.Facts:
+			wake = s.updatePod(types.NamespacedName{Namespace: n.namespace, Name: n.name}, now) || wake
+		}
+	}
+	for _, p := range failed {
+		delete(s.assumed, p.UID)
+		s.cluster.RemovePod(p.UID)
+		if s.queue.pods[p.UID] == p && p.state == idle {
+			s.queue.retry(p, now)
+		}
+	}
+	if wake {
+		s.queue.wake(now)
+	}
+}
+
+// updateNode reports whether pending pods may fit now.
+func (s *Scheduler) updateNode(name string) bool {
+	n := client.Cached(s.cfg.Client, api.Nodes, "", name)
+	old := s.cluster.Node(name)
+	if n == nil {
+		s.cluster.RemoveNode(name)
+		return old != nil
+	}
+	changed := old == nil || !apiequality.Semantic.DeepEqual(old.Status.Allocatable, n.Status.Allocatable) ||
+		!apiequality.Semantic.DeepEqual(old.Labels, n.Labels) || !apiequality.Semantic.DeepEqual(old.Spec, n.Spec)
+	s.cluster.SetNode(n)
+	return changed
+}
+
+func (s *Scheduler) updateNamespace(name string) {
+	if ns := client.Cached(s.cfg.Client, api.Namespaces, "", name); ns != nil {
+		s.cluster.SetNamespace(name, labels.Set(ns.Labels))
+	} else {
+		s.cluster.SetNamespace(name, nil)
+	}
+}
+
+// updatePod reports whether pending pods may fit now.
+func (s *Scheduler) updatePod(key types.NamespacedName, now time.Time) (wake bool) {
+	p := client.Cached(s.cfg.Client, api.Pods, key.Namespace, key.Name)
+	if old, ok := s.known[key]; ok && (p == nil || p.UID != old) {
+		s.forget(old)
+		delete(s.known, key)
+		wake = true
+	}
+	switch {
+	case p == nil:
+	case p.Status.Phase == core.PodSucceeded || p.Status.Phase == core.PodFailed:
+		s.forget(p.UID)
+		delete(s.known, key)
+		return true
+	case p.Spec.NodeName != "":
+		s.known[key] = p.UID
+		delete(s.assumed, p.UID)
+		delete(s.nominated, p.UID)
+		s.queue.remove(p.UID)
+		s.cluster.AddPod(placement.NewPod(p), p.Spec.NodeName)
+		return true
+	case s.wants(p):
+		s.known[key] = p.UID
+		if e := s.queue.pods[p.UID]; e == nil || needsAnotherTry(e.Pod.Pod, p) {
+			s.queue.put(placement.NewPod(p), now)
+		}
+	case !s.assumed[p.UID]: // being deleted, or held by a gate
+		s.queue.remove(p.UID)
+	}
+	return wake
+}
+
+// wants: the pod is ours to place and may be placed now.
+func (s *Scheduler) wants(p *core.Pod) bool {
+	return p.Spec.SchedulerName == s.cfg.Name && p.DeletionTimestamp == nil && len(p.Spec.SchedulingGates) == 0 && !s.assumed[p.UID]
+}
+
+// needsAnotherTry: something that placement looks at differs; status does not count.
+func needsAnotherTry(old, new *core.Pod) bool {
+	return !apiequality.Semantic.DeepEqual(old.Labels, new.Labels) || !apiequality.Semantic.DeepEqual(old.Spec, new.Spec)
+}
+
+func (s *Scheduler) forget(uid types.UID) {
+	s.queue.remove(uid)
+	s.cluster.RemovePod(uid)
+	delete(s.assumed, uid)
+	delete(s.nominated, uid)
+}
+
+// schedule decides about one pod and starts the write that follows.
+func (s *Scheduler) schedule(ctx context.Context, p *pending) {
+	d := s.place(p)
+	if d.Node == "" {
+		s.unplaced(ctx, p, d)
+		s.queue.failed(p, time.Now())
+		return
+	}
+	s.assumed[p.UID] = true
+	s.cluster.AddPod(p.Pod, d.Node)
+	s.write(func() { s.bind(ctx, p, d.Node) })
+}
+
+// place asks placement with the room of more important nominated pods taken.
+func (s *Scheduler) place(p *pending) placement.Decision {
+	for uid, n := range s.nominated {
+		if uid != p.UID && n.pod.Priority() >= p.Priority() {
+			s.cluster.AddPod(n.pod, n.node)
+			defer s.cluster.RemovePod(uid)
+		}
+	}
+	return s.cluster.Place(p.Pod, rand.IntN)
+}
+
+// write runs f beside the loop, waiting while too many are under way.
+func (s *Scheduler) write(f func()) {
+	s.writes <- struct{}{}
+	go func() {
+		defer func() { <-s.writes }()
+		f()
+	}()
+}
