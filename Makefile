@@ -1,0 +1,32 @@
+# Targets are one line each; the work is in scripts/.
+.DEFAULT_GOAL := build
+GO ?= go
+
+.PHONY: build run demo test check bench deps generate clean
+
+build: ## dist/orch, static, with runc and the shim inside (GOARCH=arm64 cross-builds)
+	scripts/build
+
+run: ## build, start a server, apply the example, show it, keep running until Ctrl-C
+	scripts/demo --stay
+
+demo: ## the same, stopping cleanly at the end
+	scripts/demo
+
+test: ## all tests, with real containers and network namespaces; needs root
+	scripts/test
+
+check: ## format, vet, the tree's own rules
+	scripts/check
+
+bench: ## the figures of docs/benchmarks.md
+	scripts/bench
+
+deps: ## what the build and the tests need from Debian or Ubuntu
+	scripts/deps
+
+generate: ## OpenAPI documents from the kind table
+	$(GO) generate ./server/rest/...
+
+clean:
+	rm -rf dist .build
