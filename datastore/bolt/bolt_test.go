@@ -41,12 +41,12 @@ func TestSimulation(t *testing.T) {
 	}
 	for i := range uint64(4) {
 		path := filepath.Join(t.TempDir(), "state.db")
-		storetest.Simulate(t, *seed+i, 1500, open(t, path), memory.New(), func(s datastore.Store) datastore.Store {
+		storetest.Simulation{Seed: *seed + i, Steps: 1500, Store: open(t, path), Model: memory.New(), Reopen: func(s datastore.Store) datastore.Store {
 			if err := s.Close(); err != nil {
 				t.Fatal(err)
 			}
 			return open(t, path)
-		})
+		}}.Run(t)
 	}
 }
 

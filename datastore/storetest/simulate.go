@@ -9,23 +9,27 @@ import (
 	"orch/datastore"
 )
 
-// Simulate drives the store and the model with the same random operations and
-// compares every answer. reopen, if not nil, closes the store and opens its data
-// again. A failure prints the seed that repeats it.
-func Simulate(t *testing.T, seed uint64, steps int, store, model datastore.Store, reopen func(datastore.Store) datastore.Store) {
+// Simulation drives a store and the model with the same random operations and
+// compares every answer.
+type Simulation struct {
+	Store, Model datastore.Store
+	// Seed repeats a run; a failure prints it.
+	Seed  uint64
+	Steps int
+	// Reopen, if not nil, closes the store and opens its data again.
+	Reopen func(datastore.Store) datastore.Store
+}
+
+// Run stops at the first difference.
+func (c Simulation) Run(t *testing.T) {
 	t.Helper()
-	s := &simulation{T: t, Rand: rand.New(rand.NewPCG(seed, 1)), store: store, model: model}
-	defer func() {
-		if t.Failed() {
-			t.Logf("seed %d, %d steps", seed, steps)
-		}
-	}()
-	for i := range steps {
-		if reopen != nil && s.IntN(200) == 0 {
-			s.store = reopen(s.store)
+	s := &simulation{T: t, Rand: rand.New(rand.NewPCG(c.Seed, 1)), store: c.Store, model: c.Model}
+	for i := range c.Steps {
+		if c.Reopen != nil && s.IntN(200) == 0 {
+			s.store = c.Reopen(s.store)
 		}
 		if s.step(); t.Failed() {
-			t.Logf("failed at step %d", i)
+			t.Logf("failed at step %d with seed %d", i, c.Seed)
 			return
 		}
 	}
@@ -110,15 +114,7 @@ func (s *simulation) history(store datastore.Store, after int64) (string, error)
 		return "", err
 	}
 	defer w.Close()
-	// A last write marks the end; both stores get it.
-	n := 0
 	var out []datastore.Event
-	for r := after + 1; r <= store.Revision(); r++ {
-		n++
-	}
-	if n == 0 {
-		return "", nil
-	}
 	last := s.lastChange(after)
 	for last > 0 {
 		batch, ok := <-w.Events()

@@ -1,6 +1,6 @@
 // Package storetest is the conformance suite of datastore.Store: named checks
 // that every implementation runs through a factory (Run), and a random simulation
-// against the memory model (Simulate). It knows the contract only.
+// against the memory model (Simulation). It knows the contract only.
 package storetest
 
 import (
