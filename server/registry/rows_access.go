@@ -1,0 +1,62 @@
+package registry
+
+import (
+	"slices"
+
+	admission "k8s.io/api/admissionregistration/v1"
+	authn "k8s.io/api/authentication/v1"
+	authz "k8s.io/api/authorization/v1"
+	rbac "k8s.io/api/rbac/v1"
+	apiext "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
+
+	"orch/api"
+	"orch/server/columns"
+	"orch/server/defaults"
+)
+
+func accessRows() []Resource {
+	return []Resource{
+		Row(api.Roles, Hooks[rbac.Role]{Columns: columns.Role(), NameRule: namePathSegment, CreateOnUpdate: true}),
+		Row(api.RoleBindings, Hooks[rbac.RoleBinding]{Default: defaults.RoleBinding, Columns: columns.RoleBinding(), NameRule: namePathSegment, CreateOnUpdate: true}),
+		Row(api.ClusterRoles, Hooks[rbac.ClusterRole]{Columns: columns.ClusterRole(), NameRule: namePathSegment, CreateOnUpdate: true}),
+		Row(api.ClusterRoleBindings, Hooks[rbac.ClusterRoleBinding]{Default: defaults.ClusterRoleBinding, Columns: columns.ClusterRoleBinding(), NameRule: namePathSegment, CreateOnUpdate: true}),
+		Row(api.TokenReviews, Hooks[authn.TokenReview]{}),
+		Row(api.SelfSubjectReviews, Hooks[authn.SelfSubjectReview]{}),
+		Row(api.SubjectAccessReviews, Hooks[authz.SubjectAccessReview]{}),
+		Row(api.SelfSubjectAccessReviews, Hooks[authz.SelfSubjectAccessReview]{}),
+		Row(api.SelfSubjectRulesReviews, Hooks[authz.SelfSubjectRulesReview]{}),
+		Row(api.LocalSubjectAccessReviews, Hooks[authz.LocalSubjectAccessReview]{}),
+	}
+}
+
+func admissionRows() []Resource {
+	return []Resource{
+		Row(api.MutatingWebhookConfigurations, Hooks[admission.MutatingWebhookConfiguration]{
+			Default: defaults.MutatingWebhookConfiguration, Columns: columns.MutatingWebhookConfiguration(), Generation: GenerationAlways, ForbidUnconditional: true}),
+		Row(api.ValidatingWebhookConfigurations, Hooks[admission.ValidatingWebhookConfiguration]{
+			Default: defaults.ValidatingWebhookConfiguration, Columns: columns.ValidatingWebhookConfiguration(), Generation: GenerationAlways, ForbidUnconditional: true}),
+		Row(api.ValidatingAdmissionPolicies, Hooks[admission.ValidatingAdmissionPolicy]{
+			Default: defaults.ValidatingAdmissionPolicy, Columns: columns.ValidatingAdmissionPolicy(), ForbidUnconditional: true}),
+		Row(api.ValidatingAdmissionPolicyBindings, Hooks[admission.ValidatingAdmissionPolicyBinding]{
+			Default: defaults.ValidatingAdmissionPolicyBinding, Columns: columns.ValidatingAdmissionPolicyBinding(), Generation: GenerationAlways, ForbidUnconditional: true}),
+		Row(api.MutatingAdmissionPolicies, Hooks[admission.MutatingAdmissionPolicy]{
+			Default: defaults.MutatingAdmissionPolicy, Columns: columns.MutatingAdmissionPolicy(), ForbidUnconditional: true}),
+		Row(api.MutatingAdmissionPolicyBindings, Hooks[admission.MutatingAdmissionPolicyBinding]{
+			Default: defaults.MutatingAdmissionPolicyBinding, Columns: columns.MutatingAdmissionPolicyBinding(), Generation: GenerationAlways, ForbidUnconditional: true}),
+		Row(api.CustomResourceDefinitions, Hooks[apiext.CustomResourceDefinition]{
+			Default: defaults.CustomResourceDefinition, Columns: columns.CustomResourceDefinition(), ForbidUnconditional: true,
+			PrepareCreate: noteStoredVersion,
+			PrepareUpdate: func(o, _ *apiext.CustomResourceDefinition) { noteStoredVersion(o) },
+		}),
+	}
+}
+
+// noteStoredVersion adds the version that objects are stored in to the list of
+// all versions that were ever stored.
+func noteStoredVersion(o *apiext.CustomResourceDefinition) {
+	for _, v := range o.Spec.Versions {
+		if v.Storage && !slices.Contains(o.Status.StoredVersions, v.Name) {
+			o.Status.StoredVersions = append(o.Status.StoredVersions, v.Name)
+		}
+	}
+}

@@ -1,0 +1,153 @@
+package registry
+
+import (
+	"strconv"
+
+	core "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
+
+	"orch/api"
+	"orch/server/columns"
+	"orch/server/defaults"
+)
+
+func podRow() Resource {
+	return Row(api.Pods, Hooks[core.Pod]{
+		Default: defaults.Pod, Columns: columns.Pod(), ReturnDeleted: true,
+		PrepareCreate: newPod,
+		PrepareStatus: keepPodFacts,
+		Grace:         podGrace,
+		Subs: map[string]Sub[core.Pod]{
+			"ephemeralcontainers": {Prepare: onlyEphemeralContainers},
+			"resize":              {Prepare: onlyResources},
+		},
+		FieldNames: []string{"spec.nodeName", "spec.restartPolicy", "spec.schedulerName", "spec.serviceAccountName", "spec.hostNetwork",
+			"status.phase", "status.podIP", "status.nominatedNodeName"},
+		Fields: podFields,
+	})
+}
+
+func podFields(o *core.Pod) fields.Set {
+	ip := o.Status.PodIP
+	if len(o.Status.PodIPs) > 0 {
+		ip = o.Status.PodIPs[0].IP
+	}
+	return fields.Set{
+		"spec.nodeName":            o.Spec.NodeName,
+		"spec.restartPolicy":       string(o.Spec.RestartPolicy),
+		"spec.schedulerName":       o.Spec.SchedulerName,
+		"spec.serviceAccountName":  o.Spec.ServiceAccountName,
+		"spec.hostNetwork":         strconv.FormatBool(o.Spec.HostNetwork),
+		"status.phase":             string(o.Status.Phase),
+		"status.podIP":             ip,
+		"status.nominatedNodeName": o.Status.NominatedNodeName,
+	}
+}
+
+// newPod starts the status of a pod: pending, its service class, and whether
+// gates keep the scheduler from it.
+func newPod(o *core.Pod) {
+	o.Status = core.PodStatus{Phase: core.PodPending, QOSClass: defaults.QOS(o)}
+	if len(o.Spec.SchedulingGates) > 0 {
+		o.Status.Conditions = []core.PodCondition{{
+			Type: core.PodScheduled, Status: core.ConditionFalse, Reason: core.PodReasonSchedulingGated,
+			Message: "Scheduling is blocked due to non-empty scheduling gates",
+		}}
+	}
+	matchKeysToSelectors(o)
+}
+
+// matchKeysToSelectors writes matchLabelKeys and mismatchLabelKeys of pod
+// affinity terms into the terms' selectors, with this pod's label values
+// (upstream: mutatePodAffinity).
+func matchKeysToSelectors(o *core.Pod) {
+	a := o.Spec.Affinity
+	if a == nil {
+		return
+	}
+	var required []*core.PodAffinityTerm
+	add := func(hard []core.PodAffinityTerm, soft []core.WeightedPodAffinityTerm) {
+		for i := range hard {
+			required = append(required, &hard[i])
+		}
+		for i := range soft {
+			required = append(required, &soft[i].PodAffinityTerm)
+		}
+	}
+	if p := a.PodAffinity; p != nil {
+		add(p.RequiredDuringSchedulingIgnoredDuringExecution, p.PreferredDuringSchedulingIgnoredDuringExecution)
+	}
+	if p := a.PodAntiAffinity; p != nil {
+		add(p.RequiredDuringSchedulingIgnoredDuringExecution, p.PreferredDuringSchedulingIgnoredDuringExecution)
+	}
+	for _, term := range required {
+		if term.LabelSelector == nil {
+			continue
+		}
+		require(term.LabelSelector, o.Labels, term.MatchLabelKeys, metav1.LabelSelectorOpIn)
+		require(term.LabelSelector, o.Labels, term.MismatchLabelKeys, metav1.LabelSelectorOpNotIn)
+	}
+}
+
+func require(s *metav1.LabelSelector, labels map[string]string, keys []string, op metav1.LabelSelectorOperator) {
+	for _, key := range keys {
+		if v, has := labels[key]; has {
+			s.MatchExpressions = append(s.MatchExpressions, metav1.LabelSelectorRequirement{Key: key, Operator: op, Values: []string{v}})
+		}
+	}
+}
+
+// keepPodFacts keeps what a node must not change through the status: who owns
+// the pod, and its service class.
+func keepPodFacts(o, old *core.Pod) {
+	o.OwnerReferences = old.OwnerReferences
+	if o.Status.QOSClass == "" {
+		o.Status.QOSClass = old.Status.QOSClass
+	}
+}
+
+// podGrace is what the request says, else the spec; nothing for a pod that runs
+// nowhere (upstream: podStrategy.CheckGracefulDelete).
+func podGrace(o *core.Pod, d *metav1.DeleteOptions) int64 {
+	seconds := int64(0)
+	switch {
+	case d != nil && d.GracePeriodSeconds != nil:
+		seconds = *d.GracePeriodSeconds
+	case o.Spec.TerminationGracePeriodSeconds != nil:
+		seconds = *o.Spec.TerminationGracePeriodSeconds
+	}
+	switch {
+	case o.Spec.NodeName == "", o.Status.Phase == core.PodFailed, o.Status.Phase == core.PodSucceeded:
+		return 0
+	case seconds < 0:
+		return 1
+	}
+	return seconds
+}
+
+func onlyEphemeralContainers(o, old *core.Pod) {
+	wanted := o.Spec.EphemeralContainers
+	version := o.ResourceVersion
+	old.DeepCopyInto(o)
+	o.Spec.EphemeralContainers, o.ResourceVersion = wanted, version
+	defaults.Pod(o)
+}
+
+// onlyResources keeps the containers' resources and resize policies and the
+// pod-level resources of a request to resize; all else is put back.
+func onlyResources(o, old *core.Pod) {
+	wanted, version := o.Spec, o.ResourceVersion
+	old.DeepCopyInto(o)
+	o.ResourceVersion = version
+	take := func(to, from []core.Container) {
+		for i := range to {
+			if i < len(from) && to[i].Name == from[i].Name {
+				to[i].Resources, to[i].ResizePolicy = from[i].Resources, from[i].ResizePolicy
+			}
+		}
+	}
+	take(o.Spec.Containers, wanted.Containers)
+	take(o.Spec.InitContainers, wanted.InitContainers)
+	o.Spec.Resources = wanted.Resources
+}
