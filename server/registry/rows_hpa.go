@@ -32,8 +32,8 @@ func hpaRow() Resource {
 
 func hpaV1Row() Resource {
 	return Row(api.HorizontalPodAutoscalersV1, Hooks[v1.HorizontalPodAutoscaler]{
-		Default:  defaults.HorizontalPodAutoscalerV1,
-		Columns:  columns.Convert(columns.HorizontalPodAutoscaler(), hpaFromV1),
+		Default: defaults.HorizontalPodAutoscalerV1,
+		Columns: columns.Convert(columns.HorizontalPodAutoscaler(), hpaFromV1), Generation: GenerationNever,
 		ToStored: func(o *v1.HorizontalPodAutoscaler) (runtime.Object, error) { return hpaFromV1(o), nil },
 		FromStored: func(o runtime.Object) (*v1.HorizontalPodAutoscaler, error) {
 			h, ok := o.(*autoscaling.HorizontalPodAutoscaler)
