@@ -47,12 +47,7 @@ func Serves(f *api.Facts, sub, verb string) bool {
 	if sub == "" {
 		return slices.Contains(Verbs(f), verb)
 	}
-	for _, s := range Subresources(f) {
-		if s.Name == sub {
-			return slices.Contains(s.Verbs, verb)
-		}
-	}
-	return false
+	return f.HasSub(sub) && slices.Contains(Subresource(f, sub).Verbs, verb)
 }
 
 // Subresources lists the kind's subresources by name.
@@ -67,12 +62,13 @@ func Subresources(f *api.Facts) []Sub {
 	slices.Sort(names)
 	subs := make([]Sub, 0, len(names))
 	for _, n := range names {
-		subs = append(subs, sub(f, n))
+		subs = append(subs, Subresource(f, n))
 	}
 	return subs
 }
 
-func sub(f *api.Facts, name string) Sub {
+// Subresource describes one that the kind has.
+func Subresource(f *api.Facts, name string) Sub {
 	own := func(kind string) schema.GroupVersionKind { return f.GroupVersion().WithKind(kind) }
 	switch name {
 	case "scale":

@@ -1,0 +1,155 @@
+package rest
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net/http"
+	"net/url"
+	"sync"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	utilnet "k8s.io/apimachinery/pkg/util/net"
+)
+
+// Limits of the gate.
+const (
+	maxReads  = 400
+	maxWrites = 200
+	// maxQueued bounds those that wait for room, queueTime how long one waits.
+	maxQueued = 2000
+	queueTime = 10 * time.Second
+	// requestTime is the longest that a request may take that is no watch.
+	requestTime = time.Minute
+)
+
+// room bounds the requests that are worked on at a time; reads and writes do not
+// take each other's places.
+type room struct {
+	reads, writes, queue chan struct{}
+}
+
+func newRoom() *room {
+	return &room{make(chan struct{}, maxReads), make(chan struct{}, maxWrites), make(chan struct{}, maxQueued)}
+}
+
+// enter takes a place, waiting a while if there is none; the error is a 429.
+func (m *room) enter(r *http.Request) (release func(), err error) {
+	places := m.reads
+	if r.Method != http.MethodGet && r.Method != http.MethodHead {
+		places = m.writes
+	}
+	release = func() { <-places }
+	select {
+	case places <- struct{}{}:
+		return release, nil
+	default:
+	}
+	busy := apierrors.NewTooManyRequests("Too many requests, please try again later.", 1)
+	select {
+	case m.queue <- struct{}{}:
+	default:
+		return nil, busy
+	}
+	defer func() { <-m.queue }()
+	wait := time.NewTimer(queueTime)
+	defer wait.Stop()
+	select {
+	case places <- struct{}{}:
+		return release, nil
+	case <-r.Context().Done():
+		return nil, r.Context().Err()
+	case <-wait.C:
+		return nil, busy
+	}
+}
+
+// timeLimit bounds a request by the server's limit and by the client's timeout.
+func timeLimit(ctx context.Context, query url.Values) (context.Context, context.CancelFunc, error) {
+	limit := requestTime
+	if text := query.Get("timeout"); text != "" {
+		d, err := time.ParseDuration(text)
+		if err != nil {
+			return nil, nil, apierrors.NewBadRequest(fmt.Sprintf("invalid timeout specified in the request URL - %v", err))
+		}
+		if d > 0 && d < limit {
+			limit = d
+		}
+	}
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	return ctx, cancel, nil
+}
+
+// auditID names a request. It need be unique, not secret.
+func auditID() string {
+	const digits = "0123456789abcdef"
+	var id [36]byte
+	bits, left := rand.Uint64(), 16
+	for i := range id {
+		switch i {
+		case 8, 13, 18, 23:
+			id[i] = '-'
+			continue
+		}
+		if left == 0 {
+			bits, left = rand.Uint64(), 16
+		}
+		id[i] = digits[bits&15]
+		bits >>= 4
+		left--
+	}
+	id[14], id[19] = '4', digits[8+bits&3]
+	return string(id[:])
+}
+
+// warnings collects what the client is to be told beside the answer. The zero
+// value is ready. The registry may warn from several goroutines.
+type warnings struct {
+	mu   sync.Mutex
+	list []string
+	size int
+}
+
+// maxWarnings bounds the bytes of all warnings of one answer, as upstream does.
+const maxWarnings = 4 << 10
+
+func (c *warnings) add(text string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, w := range c.list {
+		if w == text {
+			return
+		}
+	}
+	if c.size+len(text) > maxWarnings {
+		return
+	}
+	c.size += len(text)
+	c.list = append(c.list, text)
+}
+
+// write puts the warnings into the header, which must not have been sent.
+func (c *warnings) write(h http.Header) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, text := range c.list {
+		if v, err := utilnet.NewWarningHeader(299, "-", text); err == nil {
+			h.Add("Warning", v)
+		}
+	}
+	c.list = nil
+}
+
+// readAll reads r to its end; size is the length if known, else -1.
+func readAll(r io.Reader, size int64) ([]byte, error) {
+	if size < 0 || size > maxBody {
+		return io.ReadAll(r)
+	}
+	b := make([]byte, size)
+	if _, err := io.ReadFull(r, b); err != nil {
+		return nil, fmt.Errorf("reading the request body: %w", err)
+	}
+	return b, nil
+}

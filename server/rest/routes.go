@@ -1,0 +1,220 @@
+// Package rest is the HTTP face of the API server: one gate that every request
+// passes (who are you, may you, is there room), a file for each verb, and the
+// pages beside the resources. It owns the meaning of paths, headers, queries and
+// bodies. It refuses to know how objects are completed, checked or stored: that
+// is the registry. Start reading at Server.ServeHTTP, then verbs, then a verb's file.
+package rest
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"net/url"
+	"runtime/debug"
+	"strings"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+
+	"orch/server/access"
+	"orch/server/registry"
+	"orch/server/rest/surface"
+	"orch/server/rest/wire"
+)
+
+// verbs is the switchboard: who answers which verb on a resource.
+var verbs = map[string]func(*Server, *request) error{
+	"create":           (*Server).create,
+	"get":              (*Server).get,
+	"list":             (*Server).list,
+	"watch":            (*Server).watch,
+	"update":           (*Server).update,
+	"patch":            (*Server).patch,
+	"delete":           (*Server).delete,
+	"deletecollection": (*Server).deleteCollection,
+}
+
+// connects are the subresources that lead to a node instead of the registry.
+var connects = map[string]func(*Server, *request) error{
+	"log":         (*Server).logs,
+	"exec":        (*Server).stream,
+	"attach":      (*Server).stream,
+	"portforward": (*Server).stream,
+	"proxy":       (*Server).proxy,
+}
+
+// ServeHTTP is the gate.
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	defer s.recover(w, r)
+	if h := s.handler(s.config.Handlers, r.URL.Path); h != nil {
+		h.ServeHTTP(w, r)
+		return
+	}
+	h := w.Header()
+	h["Audit-Id"] = []string{auditID()}
+	h["Cache-Control"] = noCache
+	user, known, err := s.config.Authenticator.Authenticate(r)
+	if err != nil {
+		wire.WriteError(w, r, err)
+		return
+	}
+	if !known {
+		user = anonymous()
+	}
+	if err := s.admitted(w, r, user); err != nil {
+		wire.WriteError(w, r, err)
+	}
+}
+
+var noCache = []string{"no-cache, private"}
+
+func (s *Server) recover(w http.ResponseWriter, r *http.Request) {
+	p := recover()
+	switch p {
+	case nil:
+	case http.ErrAbortHandler: // the net/http way to cut a connection
+		panic(p)
+	default:
+		s.log.Error("request panicked", "method", r.Method, "path", r.URL.Path, "panic", p, "stack", string(debug.Stack()))
+		wire.WriteError(w, r, apierrors.NewInternalError(fmt.Errorf("this request caused the server to panic: look in the logs for details")))
+	}
+}
+
+// admitted authorizes a request of a known user and hands it on.
+func (s *Server) admitted(w http.ResponseWriter, r *http.Request, user registry.User) error {
+	var query url.Values
+	if r.URL.RawQuery != "" {
+		query = r.URL.Query()
+	}
+	a, isResource := parseAddress(r.URL.Path)
+	if !isResource {
+		return s.page(w, r, user)
+	}
+	q := &request{Request: r, address: a, w: w, user: user, query: query, verb: verbOf(r, a, query)}
+	if q.verb == "" {
+		return wire.MethodNotAllowed()
+	}
+	if err := s.authorize(r.Context(), q.attributes()); err != nil {
+		return err
+	}
+	serve, err := s.route(q)
+	if err != nil {
+		return err
+	}
+	if q.longLived() {
+		return serve(s, q)
+	}
+	release, err := s.room.enter(r)
+	if err != nil {
+		return err
+	}
+	defer release()
+	ctx, cancel, err := timeLimit(r.Context(), query)
+	if err != nil {
+		return err
+	}
+	defer cancel()
+	q.Request = r.WithContext(ctx)
+	return serve(s, q)
+}
+
+// authorize turns a refusal into its 403.
+func (s *Server) authorize(ctx context.Context, at access.Attributes) error {
+	allowed, reason, err := s.config.Authorizer.Authorize(ctx, at)
+	if allowed {
+		return nil
+	}
+	if err != nil && reason == "" {
+		reason = err.Error()
+	}
+	return access.Forbidden(at, reason)
+}
+
+// route finds the row of the request's resource and what serves its verb.
+func (s *Server) route(q *request) (func(*Server, *request) error, error) {
+	q.row = s.config.Registry.Find(q.group, q.version, q.plural)
+	if q.row == nil || q.sub != "" && !q.row.HasSub(q.sub) || !q.inScope() {
+		return nil, wire.NotFound()
+	}
+	if q.tail != "" && q.sub != "proxy" || q.verb == "watch" && q.sub != "" {
+		return nil, wire.NotFound()
+	}
+	if !surface.Serves(q.row.Facts, q.sub, q.verb) || q.Method == http.MethodHead || !q.collectionScope() {
+		return nil, wire.MethodNotAllowed()
+	}
+	if serve := connects[q.sub]; serve != nil {
+		return serve, nil
+	}
+	return verbs[q.verb], nil
+}
+
+// inScope tells whether such a path exists for the kind: objects of namespaced kinds
+// lie in a namespace, others do not.
+func (q *request) inScope() bool {
+	if q.row.Cluster {
+		return q.namespace == "" || q.plural == "namespaces"
+	}
+	return q.namespace != "" || q.name == ""
+}
+
+// collectionScope refuses writes to namespaced kinds across all namespaces.
+func (q *request) collectionScope() bool {
+	return q.row.Cluster || q.namespace != "" || q.verb == "list" || q.verb == "watch"
+}
+
+// handler finds an extra route: by the whole path, or by the longest registered
+// prefix that ends in a slash.
+func (s *Server) handler(routes map[string]http.Handler, path string) http.Handler {
+	if h := routes[path]; h != nil {
+		return h
+	}
+	var found http.Handler
+	longest := 0
+	for prefix, h := range routes {
+		if strings.HasSuffix(prefix, "/") && len(prefix) > longest && strings.HasPrefix(path, prefix) {
+			found, longest = h, len(prefix)
+		}
+	}
+	return found
+}
+
+func anonymous() registry.User {
+	return registry.User{Name: "system:anonymous", Groups: []string{"system:unauthenticated"}}
+}
+
+type userKey struct{}
+
+// UserFrom is the user of a request that a Protected handler got.
+func UserFrom(ctx context.Context) registry.User {
+	u, _ := ctx.Value(userKey{}).(registry.User)
+	return u
+}
+
+// page serves what is no resource: discovery, documents, health, extra routes.
+func (s *Server) page(w http.ResponseWriter, r *http.Request, user registry.User) error {
+	path := r.URL.Path
+	at := access.Attributes{User: user, Verb: strings.ToLower(r.Method), Path: path}
+	if err := s.authorize(r.Context(), at); err != nil {
+		return err
+	}
+	if h := s.handler(s.config.Protected, path); h != nil {
+		h.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), userKey{}, user)))
+		return nil
+	}
+	if r.Method != http.MethodGet && r.Method != http.MethodHead {
+		if s.handler(s.pages, path) == nil && !s.discovery.Serves(path) {
+			return wire.NotFound()
+		}
+		return wire.MethodNotAllowed()
+	}
+	switch {
+	case path == "/":
+		return s.index(w)
+	case s.handler(s.pages, path) != nil:
+		s.handler(s.pages, path).ServeHTTP(w, r)
+	case s.discovery.Serves(path):
+		s.discovery.ServeHTTP(w, r)
+	default:
+		return wire.NotFound()
+	}
+	return nil
+}
