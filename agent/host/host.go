@@ -49,8 +49,6 @@ type PodNetwork interface {
 	Setup(ctx context.Context, s Sandbox) ([]netip.Addr, error)
 	// Teardown releases all that Setup took. The namespace may be gone already.
 	Teardown(ctx context.Context, s Sandbox) error
-	// Check tells whether the pod's interfaces are still as Setup left them.
-	Check(ctx context.Context, s Sandbox) error
 	// Keep releases what pods hold whose UID is not among live. Called once at the start.
 	Keep(ctx context.Context, live map[types.UID]bool) error
 	// Ready says why pods cannot be joined now; nil when they can.

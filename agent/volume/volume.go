@@ -1,0 +1,226 @@
+// Package volume puts the volumes of pods on the host: scratch directories, host
+// paths, and files made of config maps, secrets, tokens and the pod itself, which
+// it keeps up to date as those change. It owns <root>/pods/<uid>/volumes and
+// volume-subpaths, laid out as the kubelet does. It refuses volumes that need
+// storage systems. Start reading at Mount, then follow.go for how content is kept true.
+package volume
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+	core "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"orch/agent/host"
+	"orch/api/client"
+)
+
+var _ host.Volumes = (*Volumes)(nil)
+
+// Fields gives the values of the downward API.
+type Fields interface {
+	Field(pod *core.Pod, path string) (string, error)
+	Resource(pod *core.Pod, ref *core.ResourceFieldSelector) (string, error)
+}
+
+// Config of Volumes.
+type Config struct {
+	// Root is the kubelet's root: /var/lib/kubelet.
+	Root string
+	// Client reads config maps, secrets and tokens; its cache holds the node's pods.
+	Client *client.Client
+	Fields Fields
+	Log    *slog.Logger
+	// Now is the clock; nil means time.Now.
+	Now func() time.Time
+}
+
+// Volumes of this node's pods. Run keeps their content up to date.
+type Volumes struct {
+	root   string
+	client *client.Client
+	fields Fields
+	log    *slog.Logger
+	now    func() time.Time
+
+	mu   sync.Mutex
+	pods map[types.UID]*mountedPod
+	// follow is non-nil while Run runs.
+	follower *follower
+}
+
+// mountedPod is a pod with volumes made of objects.
+type mountedPod struct {
+	pod *core.Pod
+	// volumes by name, with what they were last made from.
+	volumes map[string]content
+}
+
+// New checks the configuration.
+func New(c Config) (*Volumes, error) {
+	if c.Root == "" || c.Client == nil || c.Fields == nil {
+		return nil, fmt.Errorf("making volumes: root, client or fields missing")
+	}
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	if c.Log == nil {
+		c.Log = slog.Default()
+	}
+	v := &Volumes{root: c.Root, client: c.Client, fields: c.Fields, log: c.Log, now: c.Now, pods: map[types.UID]*mountedPod{}}
+	v.follower = newFollower(v)
+	return v, nil
+}
+
+// Mount makes every volume of the pod available; see host.Volumes.
+func (v *Volumes) Mount(ctx context.Context, pod *core.Pod) (map[string]host.Mounted, error) {
+	out := make(map[string]host.Mounted, len(pod.Spec.Volumes))
+	m := &mountedPod{pod: pod, volumes: map[string]content{}}
+	for i := range pod.Spec.Volumes {
+		vol := &pod.Spec.Volumes[i]
+		mounted, err := v.mount(ctx, m, vol)
+		if err != nil {
+			return nil, fmt.Errorf("MountVolume.SetUp failed for volume %q : %w", vol.Name, err)
+		}
+		out[vol.Name] = mounted
+	}
+	if len(m.volumes) > 0 {
+		v.mu.Lock()
+		v.pods[pod.UID] = m
+		v.mu.Unlock()
+		v.follower.use(pod.UID, m)
+	}
+	return out, nil
+}
+
+func (v *Volumes) mount(ctx context.Context, m *mountedPod, vol *core.Volume) (host.Mounted, error) {
+	switch {
+	case vol.EmptyDir != nil:
+		return v.emptyDir(m.pod, vol)
+	case vol.HostPath != nil:
+		return hostPath(vol.HostPath)
+	}
+	c, ok, err := v.collect(ctx, m, vol)
+	if err != nil {
+		return host.Mounted{}, err
+	}
+	if !ok {
+		return host.Mounted{}, fmt.Errorf("this node has no storage for volumes of type %s", sourceName(vol))
+	}
+	dir, err := v.objectDir(m.pod, vol)
+	if err != nil {
+		return host.Mounted{}, err
+	}
+	if _, err := write(dir, c.files, fsGroup(m.pod)); err != nil {
+		return host.Mounted{}, err
+	}
+	m.volumes[vol.Name] = c.withoutFiles()
+	return host.Mounted{Path: dir, ReadOnly: true}, nil
+}
+
+// withoutFiles drops the data: it lies on the disk, and secrets need not stay in memory.
+func (c content) withoutFiles() content {
+	c.files = nil
+	return c
+}
+
+func sourceName(vol *core.Volume) string {
+	switch {
+	case vol.PersistentVolumeClaim != nil:
+		return "persistentVolumeClaim"
+	case vol.CSI != nil:
+		return "csi"
+	case vol.Ephemeral != nil:
+		return "ephemeral"
+	case vol.NFS != nil:
+		return "nfs"
+	case vol.Image != nil:
+		return "image"
+	}
+	return "this kind"
+}
+
+// renew makes the volumes of a pod anew where their objects changed; it is called
+// by the follower only.
+func (v *Volumes) renew(ctx context.Context, uid types.UID) error {
+	v.mu.Lock()
+	m := v.pods[uid]
+	v.mu.Unlock()
+	if m == nil {
+		return nil
+	}
+	next := &mountedPod{pod: v.current(m.pod), volumes: map[string]content{}}
+	var errs []error
+	for i := range next.pod.Spec.Volumes {
+		vol := &next.pod.Spec.Volumes[i]
+		old, ok := m.volumes[vol.Name]
+		if !ok {
+			continue
+		}
+		next.volumes[vol.Name] = old
+		if _, err := v.mount(ctx, next, vol); err != nil {
+			errs = append(errs, fmt.Errorf("renewing volume %q: %w", vol.Name, err))
+		}
+	}
+	v.mu.Lock()
+	if v.pods[uid] == m {
+		v.pods[uid] = next
+	}
+	v.mu.Unlock()
+	v.follower.use(uid, next)
+	return errors.Join(errs...)
+}
+
+// Unmount takes away what lies on the disk for the pod.
+func (v *Volumes) Unmount(_ context.Context, uid types.UID) error {
+	v.follower.drop(uid)
+	v.mu.Lock()
+	delete(v.pods, uid)
+	v.mu.Unlock()
+	dir := v.podDir(uid)
+	if uid == "" || strings.Contains(string(uid), "/") {
+		return fmt.Errorf("unmounting volumes: %q is no pod UID", uid)
+	}
+	var mounts []string
+	for _, sub := range []string{"volume-subpaths", "volumes"} {
+		err := filepath.WalkDir(filepath.Join(dir, sub), func(p string, d fs.DirEntry, err error) error {
+			if err != nil {
+				return err
+			}
+			if mounted(p) {
+				mounts = append(mounts, p)
+				return skip(d)
+			}
+			return nil
+		})
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("unmounting the volumes of pod %s: %w", uid, err)
+		}
+	}
+	slices.Reverse(mounts)
+	for _, m := range mounts {
+		if err := unix.Unmount(m, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); err != nil {
+			return fmt.Errorf("unmounting %s: %w", m, err)
+		}
+	}
+	return errors.Join(os.RemoveAll(filepath.Join(dir, "volume-subpaths")), os.RemoveAll(filepath.Join(dir, "volumes")))
+}
+
+// skip: what lies below a mount goes with it.
+func skip(d fs.DirEntry) error {
+	if d.IsDir() {
+		return fs.SkipDir
+	}
+	return nil
+}
