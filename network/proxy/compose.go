@@ -109,7 +109,10 @@ func unassigned(cfg *Config) []rules.Rule {
 	for _, ip := range cfg.SkipIPs {
 		rs = append(rs, rules.Rule{Comment: "answered by the node", Dst: host(ip), Do: do(rules.Return)})
 	}
-	return append(rs, rules.Rule{Comment: "no such service", Dst: rules.Net{Prefix: cfg.ServiceCIDR}, Do: do(rules.Reject)})
+	for _, proto := range []rules.Proto{rules.TCP, 0} {
+		rs = append(rs, rules.Rule{Comment: "no such service", Proto: proto, Dst: rules.Net{Prefix: cfg.ServiceCIDR}, Do: do(rules.Reject)})
+	}
+	return rs
 }
 
 // podChains are host ports and masquerading.

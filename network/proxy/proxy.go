@@ -78,10 +78,6 @@ const (
 	prefixHostPort = "KUBE-HP-"
 )
 
-// Prefixes lists how the names of all chains begin that a Ruleset of this
-// package may hold; a writer removes leftovers by it.
-func Prefixes() []string { return []string{"KUBE-", "ORCH-"} }
-
 // chainName is upstream's: prefix and 16 characters of a hash, 25 in all, which
 // fits the kernel's limit of 28.
 func chainName(prefix string, parts ...string) string {
@@ -102,4 +98,10 @@ func Compute(in Input) *rules.Ruleset {
 		t.SetPod(id, p)
 	}
 	return t.Compute().Rules
+}
+
+// Passing lists how the names of chains begin that come and go with Services
+// and pods. A writer removes those that an earlier run left.
+func Passing() []string {
+	return []string{prefixCluster, prefixLocal, prefixExternal, prefixFirewall, prefixEndpoint, prefixHostPort}
 }

@@ -186,7 +186,7 @@ const (
 	Accept
 	Drop
 	Return
-	Reject // with ICMP port unreachable
+	Reject // TCP with a reset, everything else with ICMP port unreachable
 	DNAT   // to To
 	Masquerade
 	SetMark   // sets Bits of the mark
