@@ -41,7 +41,7 @@ func New(c *client.Client, specs ...Spec) (*Loop, error) {
 	l := &Loop{client: c}
 	names := map[string]bool{}
 	for _, s := range specs {
-		if s.Name == "" || s.Do == nil || len(s.Watches) == 0 || names[s.Name] {
+		if s.Name == "" || s.Do == nil || (len(s.Watches) == 0 && s.Source == nil) || names[s.Name] {
 			return nil, fmt.Errorf("making a reconcile loop: controller %q lacks its own name, a watch or Do", s.Name)
 		}
 		names[s.Name] = true
@@ -120,6 +120,18 @@ func (p *part) run(ctx context.Context) error {
 			return fmt.Errorf("watching %s: %w", w.Kind.Plural, err)
 		}
 	}
+	ctx, stop := context.WithCancel(ctx) // ends the workers if the source fails
+	defer stop()
+	var workers, held sync.WaitGroup
+	var failed error
+	if p.Source != nil {
+		workers.Go(func() {
+			if err := p.Source(ctx, p.queue.add); err != nil && ctx.Err() == nil {
+				failed = fmt.Errorf("running source: %w", err)
+				stop()
+			}
+		})
+	}
 	work, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
 	unhook := context.AfterFunc(ctx, func() {
@@ -128,7 +140,6 @@ func (p *part) run(ctx context.Context) error {
 		context.AfterFunc(work, func() { drain.Stop() })
 	})
 	defer unhook()
-	var workers, held sync.WaitGroup
 	for range max(p.Workers, 1) {
 		workers.Go(func() {
 			for {
@@ -142,7 +153,7 @@ func (p *part) run(ctx context.Context) error {
 	}
 	workers.Wait()
 	held.Wait()
-	return nil
+	return failed
 }
 
 // step runs Do once and gives the key back, after the cache has seen what Do

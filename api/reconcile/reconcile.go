@@ -51,6 +51,10 @@ type Spec struct {
 	// Workers is how many keys are worked on at a time; 0 means 1.
 	Workers int
 	Watches []Watch
+	// Source, if set, runs beside the workers until ctx ends and adds keys that no
+	// watch gives: of kinds that are known only at run time, of a directory. It may
+	// return early; an error ends the loop.
+	Source func(ctx context.Context, add func(...Key)) error
 	// Do brings one key nearer to what is desired. An error retries it with
 	// back-off (5 ms doubled up to 1 min, with jitter); Terminal(err) does not.
 	Do func(ctx context.Context, key Key) (Result, error)
