@@ -33,6 +33,9 @@ type Hooks[T any] struct {
 	Validate       func(o *T) field.ErrorList
 	ValidateUpdate func(o, old *T) field.ErrorList
 	ValidateStatus func(o, old *T) field.ErrorList
+	// ValidateSub checks an update of a further subresource: pods/ephemeralcontainers,
+	// pods/resize, namespaces/finalize, certificatesigningrequests/approval.
+	ValidateSub map[string]func(o, old *T) field.ErrorList
 	// NameRule says what is wrong with a name; nil means DNS-1123 subdomain. With prefix the
 	// name is a generateName.
 	NameRule func(name string, prefix bool) []string
@@ -47,8 +50,24 @@ type Hooks[T any] struct {
 	// Grace makes deletion graceful: it returns the seconds that the object may
 	// take to end (0: gone at once). Pods only, today.
 	Grace func(o *T, d *metav1.DeleteOptions) int64
-	// KeepSpec marks kinds whose spec may not be written by update at all; unused mostly.
+	// Held keeps a deleted object although it has no finalizers in its metadata
+	// (namespaces: while spec.finalizers is not empty). MarkDeleting notes in the object
+	// itself that its deletion has begun.
+	Held         func(o *T) bool
+	MarkDeleting func(o *T)
+	// OrphanByDefault leaves dependents behind when a deletion names no policy (batch/v1
+	// Jobs). NoGC switches the garbage collector's finalizers off (events).
+	OrphanByDefault, NoGC bool
+	// ReturnDeleted answers a deletion with the object instead of a Status (pods,
+	// services and some others, as upstream).
+	ReturnDeleted bool
+
+	// Generation says when metadata.generation moves; the zero value: when the
+	// kind has a spec and a status, with the spec.
+	Generation Generation
+
 	ForbidUnconditional bool // update without resourceVersion is refused
+	KeepStatus          bool // a create may bring a status (nodes register with it)
 	CreateOnUpdate      bool // PUT of a missing object creates it (leases, events, ... as upstream)
 
 	// Columns is the Table output; nil means columns.Default: Name and Age.
@@ -56,6 +75,10 @@ type Hooks[T any] struct {
 
 	// Scale maps the scale subresource; required where the facts say Scale.
 	Scale *ScaleHooks[T]
+
+	// Subs are the subresources beyond status and scale that are written with the
+	// whole object as their body: ephemeralcontainers, resize, approval, finalize.
+	Subs map[string]Sub[T]
 
 	// Compute answers a create of a Computed kind. Set at wiring time by the
 	// parts that can (access): it is not pure.
@@ -69,6 +92,18 @@ type Hooks[T any] struct {
 	FromStored func(o runtime.Object) (*T, error)
 }
 
+// Generation says when metadata.generation is counted.
+type Generation int
+
+const (
+	// GenerationAuto counts changes of the spec of kinds that have spec and status.
+	GenerationAuto Generation = iota
+	// GenerationAlways counts every change outside metadata and status.
+	GenerationAlways
+	// GenerationNever leaves it unset (services, nodes, volumes, ... as upstream).
+	GenerationNever
+)
+
 // ScaleHooks reads and writes replicas through the scale subresource.
 type ScaleHooks[T any] struct {
 	// Spec returns the wanted replicas, Status the observed ones, Selector the
@@ -79,8 +114,15 @@ type ScaleHooks[T any] struct {
 	Selector func(o *T) string
 }
 
-// Column is one column of Table output. Cells get the time of the answer, so
-// that ages are made by the columns themselves (see server/columns).
+// Sub is the behaviour of a subresource that is written with the whole object.
+type Sub[T any] struct {
+	// Prepare puts back from old everything that the subresource must not change.
+	Prepare func(o, old *T)
+	// Validate checks the outcome; nil means ValidateUpdate.
+	Validate func(o, old *T) field.ErrorList
+}
+
+// Column is one column of Table output.
 type Column[T any] = columns.Column[T]
 
 // User is who makes a request.

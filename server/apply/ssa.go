@@ -1,0 +1,126 @@
+package apply
+
+import (
+	"fmt"
+
+	"k8s.io/apimachinery/pkg/api/meta"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/util/managedfields"
+	"k8s.io/client-go/applyconfigurations"
+	"sigs.k8s.io/structured-merge-diff/v6/fieldpath"
+
+	"orch/api"
+)
+
+// Apply merges what a manager wants into live (a fresh object if there is none) and
+// returns the outcome with its managedFields. Neither argument is changed. Errors
+// are status errors for conflicts and bad requests.
+func (a *Applier) Apply(live api.Object, intent *unstructured.Unstructured, by Manager, force bool) (api.Object, error) {
+	m, err := a.managerFor(by)
+	if err != nil {
+		return nil, err
+	}
+	was := live.DeepCopyObject().(api.Object)
+	was.GetObjectKind().SetGroupVersionKind(by.Kind.GVK())
+	out, err := m.Apply(was, intent.DeepCopy(), by.Name, force)
+	if err != nil {
+		return nil, err
+	}
+	return typed(by.Kind, out)
+}
+
+// typed makes the kind's Go type of what structured merge gives back.
+func typed(f *api.Facts, o runtime.Object) (api.Object, error) {
+	u, ok := o.(*unstructured.Unstructured)
+	if !ok || f.Dynamic {
+		return o.(api.Object), nil
+	}
+	out := f.New()
+	if err := runtime.DefaultUnstructuredConverter.FromUnstructured(u.Object, out); err != nil {
+		return nil, fmt.Errorf("failed to convert new typed object: %w", err)
+	}
+	return out, nil
+}
+
+// managerFor loads what apply needs; the converter of all built-in types only once
+// somebody applies one of them.
+func (a *Applier) managerFor(by Manager) (*managedfields.FieldManager, error) {
+	key := Manager{Kind: by.Kind, Subresource: by.Subresource}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if m := a.managers[key]; m != nil {
+		return m, nil
+	}
+	gvk := by.Kind.GVK()
+	env := environment{by.Kind}
+	var reset map[fieldpath.APIVersion]fieldpath.Filter
+	if s := by.skip(); s != "" {
+		reset = map[fieldpath.APIVersion]fieldpath.Filter{
+			fieldpath.APIVersion(gvk.GroupVersion().String()): fieldpath.NewExcludeSetFilter(fieldpath.NewSet(fieldpath.MakePathOrDie(s))),
+		}
+	}
+	var m *managedfields.FieldManager
+	var err error
+	if by.Kind.Dynamic {
+		m, err = managedfields.NewDefaultCRDFieldManager(managedfields.NewDeducedTypeConverter(), env, env, env, gvk, gvk.GroupVersion(), by.Subresource, reset)
+	} else {
+		if a.converter == nil {
+			a.converter = applyconfigurations.NewTypeConverter(api.Scheme())
+		}
+		m, err = managedfields.NewDefaultFieldManager(a.converter, env, env, env, gvk, gvk.GroupVersion(), by.Subresource, reset)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("preparing server-side apply of %s: %w", by.Kind.Kind, err)
+	}
+	a.managers[key] = m
+	return m, nil
+}
+
+// updateDynamic keeps the managedFields of a custom resource with upstream's own code.
+func (a *Applier) updateDynamic(live, obj api.Object, by Manager) {
+	m, err := a.managerFor(by)
+	if err != nil {
+		obj.SetManagedFields(live.GetManagedFields())
+		return
+	}
+	was := live.DeepCopyObject().(api.Object)
+	was.GetObjectKind().SetGroupVersionKind(by.Kind.GVK())
+	obj.GetObjectKind().SetGroupVersionKind(by.Kind.GVK())
+	out := m.UpdateNoErrors(was, obj, by.name())
+	if o, err := meta.Accessor(out); err == nil {
+		obj.SetManagedFields(o.GetManagedFields())
+	}
+}
+
+// environment answers the few questions that upstream's field manager has about a
+// kind: there is one version of it, and defaults are set elsewhere.
+type environment struct{ kind *api.Facts }
+
+func (e environment) New(schema.GroupVersionKind) (runtime.Object, error) {
+	o := e.kind.New()
+	o.GetObjectKind().SetGroupVersionKind(e.kind.GVK())
+	return o, nil
+}
+
+func (environment) Default(runtime.Object) {}
+
+func (e environment) ConvertToVersion(in runtime.Object, gv runtime.GroupVersioner) (runtime.Object, error) {
+	gvk, ok := gv.KindForGroupVersionKinds([]schema.GroupVersionKind{e.kind.GVK()})
+	if !ok || gvk != e.kind.GVK() {
+		return nil, runtime.NewNotRegisteredGVKErrForTarget("orch", e.kind.GVK(), gv)
+	}
+	if in.GetObjectKind().GroupVersionKind().Empty() {
+		in.GetObjectKind().SetGroupVersionKind(e.kind.GVK())
+	}
+	return in, nil
+}
+
+func (e environment) Convert(in, out, context any) error {
+	return fmt.Errorf("converting %T to %T is not needed here", in, out)
+}
+
+func (e environment) ConvertFieldLabel(schema.GroupVersionKind, string, string) (string, string, error) {
+	return "", "", fmt.Errorf("field labels are not converted here")
+}

@@ -1,0 +1,290 @@
+// Package cache keeps every object of the store decoded in memory and serves
+// reads from there: get, list and watch touch the store only for a past that is
+// no longer in memory. One goroutine, the feed, follows one watch of the store and
+// is the only writer. Items are immutable and shared with their encodings, so a
+// list is close to a copy.
+//
+// It owns codecs of stored values, items, recent changes and watches. It refuses
+// to know verbs, admission or status errors: see package registry. Start reading
+// at Cache, then feed.go, shelf.go, item.go, watch.go.
+package cache
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"strings"
+	"sync"
+	"sync/atomic"
+
+	"orch/api"
+	"orch/api/client"
+	"orch/datastore"
+)
+
+const root = "/registry/"
+
+// encodedBytes bounds the encodings kept beside the objects.
+const encodedBytes = 16 << 20
+
+// ErrStopped says that the cache no longer follows the store.
+var ErrStopped = errors.New("cache has stopped")
+
+// Config of a Cache.
+type Config struct {
+	Store datastore.Store
+	Kinds []*Kind
+	Log   *slog.Logger
+	// EncodedBytes bounds the kept encodings; 0 means 16 MiB.
+	EncodedBytes int
+}
+
+// Cache is safe for many goroutines.
+type Cache struct {
+	store   datastore.Store
+	log     *slog.Logger
+	budget  *budget
+	ready   chan struct{}
+	stopped chan struct{}
+
+	// shelves by stored kind and by key prefix; replaced as a whole, under mu.
+	shelves atomic.Pointer[shelves]
+	// revision up to which every change of every kind is applied and delivered.
+	revision atomic.Int64
+
+	mu      sync.Mutex
+	waiters []waiter
+	// commands run on the feed's goroutine, between two batches.
+	commands chan func(context.Context)
+}
+
+type shelves struct {
+	byKind   map[*api.Facts]*shelf
+	byPrefix map[string]*shelf
+}
+
+type waiter struct {
+	revision int64
+	done     chan struct{}
+}
+
+// New returns a cache that is empty until Run has loaded it.
+func New(c Config) *Cache {
+	if c.EncodedBytes == 0 {
+		c.EncodedBytes = encodedBytes
+	}
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	r := &Cache{
+		store: c.Store, log: c.Log, budget: &budget{limit: c.EncodedBytes},
+		ready: make(chan struct{}), stopped: make(chan struct{}), commands: make(chan func(context.Context)),
+	}
+	s := &shelves{byKind: map[*api.Facts]*shelf{}, byPrefix: map[string]*shelf{}}
+	for _, k := range c.Kinds {
+		s.add(newShelf(k, 0))
+	}
+	r.shelves.Store(s)
+	return r
+}
+
+func (s *shelves) add(b *shelf) {
+	s.byKind[b.kind.Facts] = b
+	s.byPrefix[b.kind.prefix] = b
+}
+
+// find returns the shelf of a storage key and the key below its prefix. Prefixes
+// have one or two parts below the root.
+func (s *shelves) find(key string) (*shelf, string) {
+	from := len(root)
+	if len(key) <= from {
+		return nil, ""
+	}
+	for range 2 {
+		i := strings.IndexByte(key[from:], '/')
+		if i < 0 {
+			return nil, ""
+		}
+		from += i + 1
+		if b, ok := s.byPrefix[key[:from]]; ok {
+			return b, key[from:]
+		}
+	}
+	return nil, ""
+}
+
+// Ready is closed once the store is loaded.
+func (c *Cache) Ready() <-chan struct{} { return c.ready }
+
+// Revision is the newest revision that the cache has applied and handed out, of all kinds.
+func (c *Cache) Revision() int64 { return c.revision.Load() }
+
+// Wait returns once Revision() >= revision.
+func (c *Cache) Wait(ctx context.Context, revision int64) error {
+	if c.revision.Load() >= revision {
+		return nil
+	}
+	w := waiter{revision, make(chan struct{})}
+	c.mu.Lock()
+	if c.revision.Load() >= revision {
+		c.mu.Unlock()
+		return nil
+	}
+	c.waiters = append(c.waiters, w)
+	c.mu.Unlock()
+	var err error
+	select {
+	case <-w.done:
+		return nil
+	case <-ctx.Done():
+		err = ctx.Err()
+	case <-c.stopped:
+		err = ErrStopped
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for i, o := range c.waiters {
+		if o.done == w.done {
+			c.waiters = append(c.waiters[:i], c.waiters[i+1:]...)
+			break
+		}
+	}
+	return err
+}
+
+// advance publishes a revision and wakes those who wait for it.
+func (c *Cache) advance(revision int64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.revision.Store(revision)
+	keep := c.waiters[:0]
+	for _, w := range c.waiters {
+		if w.revision <= revision {
+			close(w.done)
+		} else {
+			keep = append(keep, w)
+		}
+	}
+	clear(c.waiters[len(keep):])
+	c.waiters = keep
+}
+
+// Add makes the cache hold one more stored kind; it returns once the kind is loaded.
+// Before Run it only takes note.
+func (c *Cache) Add(ctx context.Context, k *Kind) error {
+	select {
+	case <-c.ready:
+	default:
+		c.put(newShelf(k, 0))
+		return nil
+	}
+	return c.do(ctx, func(ctx context.Context) error {
+		b := newShelf(k, c.Revision())
+		if _, err := c.fill(ctx, b, c.Revision()); err != nil {
+			return err
+		}
+		c.put(b)
+		return nil
+	})
+}
+
+// Remove forgets a stored kind and ends its watches.
+func (c *Cache) Remove(ctx context.Context, f *api.Facts) error {
+	return c.do(ctx, func(context.Context) error {
+		old := c.shelves.Load()
+		b := old.byKind[f]
+		if b == nil {
+			return nil
+		}
+		s := &shelves{maps.Clone(old.byKind), maps.Clone(old.byPrefix)}
+		delete(s.byKind, f)
+		delete(s.byPrefix, b.kind.prefix)
+		c.shelves.Store(s)
+		b.cut(c.Revision())
+		return nil
+	})
+}
+
+func (c *Cache) put(b *shelf) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	old := c.shelves.Load()
+	s := &shelves{maps.Clone(old.byKind), maps.Clone(old.byPrefix)}
+	s.add(b)
+	c.shelves.Store(s)
+}
+
+// do runs f on the feed's goroutine.
+func (c *Cache) do(ctx context.Context, f func(context.Context) error) error {
+	done := make(chan error, 1)
+	select {
+	case c.commands <- func(feed context.Context) { done <- f(feed) }:
+		return <-done
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-c.stopped:
+		return ErrStopped
+	}
+}
+
+// shelf panics for a kind that is not held: that is a wiring error.
+func (c *Cache) shelf(k *Kind) *shelf {
+	b := c.shelves.Load().byKind[k.Facts.Stored()]
+	if b == nil {
+		panic(fmt.Sprintf("cache does not hold %s", k.Facts.GVR()))
+	}
+	return b
+}
+
+// Holds tells whether the kind is in the cache.
+func (c *Cache) Holds(k *Kind) bool { return c.shelves.Load().byKind[k.Facts.Stored()] != nil }
+
+// Get returns the newest version, nil if there is none.
+func (c *Cache) Get(k *Kind, namespace, name string) (*Item, error) {
+	b := c.shelves.Load().byKind[k.Facts.Stored()]
+	if b == nil {
+		return nil, nil
+	}
+	i := b.get(b.kind.key(namespace, name))
+	if i == nil {
+		return nil, nil
+	}
+	return i.As(k)
+}
+
+// Subscribe is client.Cache's, for one kind.
+func (c *Cache) Subscribe(ctx context.Context, k *Kind, h func(client.Change)) error {
+	select {
+	case <-c.ready:
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-c.stopped:
+		return ErrStopped
+	}
+	b := c.shelf(k)
+	b.out.Lock()
+	defer b.out.Unlock()
+	t, applied := b.snapshot()
+	var err error
+	t.Ascend(func(e entry) bool {
+		var i *Item
+		if i, err = e.item.As(k); err != nil {
+			return false
+		}
+		h(client.Change{New: i.obj})
+		return true
+	})
+	if err != nil {
+		return err
+	}
+	s := &subscriber{kind: k, after: applied, call: h}
+	b.subscribers[s] = struct{}{}
+	context.AfterFunc(ctx, func() {
+		b.out.Lock()
+		defer b.out.Unlock()
+		delete(b.subscribers, s)
+	})
+	return nil
+}

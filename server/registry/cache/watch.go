@@ -1,0 +1,301 @@
+package cache
+
+import (
+	"context"
+	"errors"
+	"io"
+	"sync"
+	"time"
+
+	apiwatch "k8s.io/apimachinery/pkg/watch"
+
+	"orch/datastore"
+)
+
+// Limits of one watch. A reader that falls watchQueue events behind is cut off: it
+// starts again from its last resourceVersion.
+const (
+	watchQueue    = 8192
+	initialChunk  = 512
+	bookmarkEvery = time.Minute
+	replayTimeout = 10 * time.Second
+)
+
+// InitialEventsEnd is the annotation of the bookmark that follows the initial events.
+const InitialEventsEnd = "k8s.io/initial-events-end"
+
+// Event is one step as a watcher sees it. The item of a BOOKMARK carries nothing
+// but a resourceVersion and perhaps an annotation.
+type Event struct {
+	Type apiwatch.EventType
+	Item *Item
+}
+
+// WatchOptions say what to watch.
+type WatchOptions struct {
+	Filter Filter
+	// After resumes behind this revision. With State, the watch begins with the
+	// present state as ADDED events instead.
+	After int64
+	State bool
+	// EndMark follows the present state with a bookmark that says so.
+	EndMark bool
+	// Bookmarks sends one every minute.
+	Bookmarks bool
+	// Timeout ends the watch; 0 means never.
+	Timeout time.Duration
+}
+
+// Watch hands out the changes that match a filter. One goroutine reads it, with
+// Next; the feed fills it.
+type Watch struct {
+	cache  *Cache
+	kind   *Kind
+	shelf  *shelf
+	opts   WatchOptions
+	after  int64 // changes up to here are in initial or replay
+	initAt int64 // the revision of initial
+
+	initial []*Item
+	endMark bool // still to be sent
+	replay  *replay
+	sent    int64 // revision of the last bookmark
+
+	bookmark *time.Timer // nil: none wanted
+	deadline *time.Timer // nil: none
+	over     bool
+
+	mu     sync.Mutex
+	queue  []Event
+	spare  []Event
+	ended  bool
+	wake   chan struct{}
+	closed chan struct{}
+}
+
+// Watch starts a watch. Errors: the datastore's ErrCompacted (After is too old) and ErrFuture.
+func (c *Cache) Watch(ctx context.Context, k *Kind, o WatchOptions) (*Watch, error) {
+	b := c.shelf(k)
+	w := &Watch{cache: c, kind: k, shelf: b, opts: o, wake: make(chan struct{}, 1), closed: make(chan struct{})}
+	if err := w.start(ctx); err != nil {
+		return nil, err
+	}
+	if o.Bookmarks {
+		w.bookmark = time.NewTimer(bookmarkEvery)
+	}
+	if o.Timeout > 0 {
+		w.deadline = time.NewTimer(o.Timeout)
+	}
+	return w, nil
+}
+
+// start fixes where the watch begins and joins the shelf's followers at once, so
+// that nothing falls between.
+func (w *Watch) start(ctx context.Context) error {
+	b := w.shelf
+	b.out.Lock()
+	defer b.out.Unlock()
+	seen := w.cache.Revision()
+	if w.opts.State {
+		t, applied := b.snapshot()
+		w.after, w.initAt = applied, max(seen, applied)
+		w.endMark = w.opts.EndMark
+		p := Page{}
+		if err := p.collect(w.kind, ListOptions{Filter: w.opts.Filter}, func(from, to string, each func(entry) bool) {
+			if to == "" {
+				t.AscendGreaterOrEqual(entry{key: from}, each)
+			} else {
+				t.AscendRange(entry{key: from}, entry{key: to}, each)
+			}
+		}); err != nil {
+			return err
+		}
+		w.initial = p.Items
+	} else {
+		changes, applied, ok := b.since(w.opts.After)
+		if w.opts.After > max(seen, applied) {
+			return datastore.ErrFuture
+		}
+		w.after = max(applied, w.opts.After)
+		if ok {
+			for _, c := range changes {
+				w.add(c)
+			}
+		} else if w.opts.After < applied {
+			r, err := w.cache.newReplay(ctx, w)
+			if err != nil {
+				return err
+			}
+			w.replay = r
+		}
+	}
+	b.watches[w] = struct{}{}
+	return nil
+}
+
+// offer is called by the feed, in order.
+func (w *Watch) offer(c *change) {
+	if c.rev > w.after {
+		w.add(c)
+	}
+}
+
+func (w *Watch) add(c *change) {
+	e, ok := w.event(c)
+	if !ok {
+		return
+	}
+	w.mu.Lock()
+	if len(w.queue) >= watchQueue {
+		w.ended = true
+	}
+	if !w.ended {
+		w.queue = append(w.queue, e)
+	}
+	w.mu.Unlock()
+	select {
+	case w.wake <- struct{}{}:
+	default:
+	}
+}
+
+// event is the change as this watch sees it: an object that comes to match is
+// ADDED, one that no longer matches DELETED.
+func (w *Watch) event(c *change) (Event, bool) {
+	f := &w.opts.Filter
+	var old, item *Item
+	if c.old != nil {
+		if i, err := c.old.As(w.kind); err == nil && f.match(i) {
+			old = i
+		}
+	}
+	if c.item != nil {
+		if i, err := c.item.As(w.kind); err == nil && f.match(i) {
+			item = i
+		}
+	}
+	switch {
+	case old == nil && item == nil:
+		return Event{}, false
+	case old == nil:
+		return Event{apiwatch.Added, item}, true
+	case item != nil:
+		return Event{apiwatch.Modified, item}, true
+	}
+	last, err := c.gone().As(w.kind)
+	return Event{apiwatch.Deleted, last}, err == nil
+}
+
+// end makes Next return io.EOF once the queue is empty.
+func (w *Watch) end() {
+	w.mu.Lock()
+	w.ended = true
+	w.mu.Unlock()
+	select {
+	case w.wake <- struct{}{}:
+	default:
+	}
+}
+
+// Close ends the watch. It may be called from any goroutine, once.
+func (w *Watch) Close() {
+	w.shelf.out.Lock()
+	delete(w.shelf.watches, w)
+	w.shelf.out.Unlock()
+	close(w.closed)
+}
+
+// Next blocks until there are events and returns them; the slice is valid until
+// the next call. It returns io.EOF when the watch is over, and the datastore's
+// ErrCompacted when history that it needs went away.
+func (w *Watch) Next(ctx context.Context) ([]Event, error) {
+	if w.over {
+		return nil, io.EOF
+	}
+	if len(w.initial) > 0 {
+		return w.nextInitial(), nil
+	}
+	if w.endMark {
+		w.endMark = false
+		return []Event{w.mark(w.initAt, true)}, nil
+	}
+	for w.replay != nil {
+		events, err := w.replay.next(ctx)
+		if errors.Is(err, io.EOF) {
+			w.replay = nil
+			break
+		}
+		if err != nil || len(events) > 0 {
+			return events, err
+		}
+	}
+	return w.nextLive(ctx)
+}
+
+func (w *Watch) nextInitial() []Event {
+	n := min(len(w.initial), initialChunk)
+	out := make([]Event, n)
+	for i := range n {
+		out[i] = Event{apiwatch.Added, w.initial[i]}
+	}
+	w.initial = w.initial[n:]
+	return out
+}
+
+func (w *Watch) nextLive(ctx context.Context) ([]Event, error) {
+	var bookmark, deadline <-chan time.Time
+	if w.bookmark != nil {
+		bookmark = w.bookmark.C
+	}
+	if w.deadline != nil {
+		deadline = w.deadline.C
+	}
+	for {
+		rev := w.cache.Revision() // before the queue: every change up to rev has been offered
+		w.mu.Lock()
+		out := w.queue
+		w.queue, w.spare = w.spare[:0], out
+		ended := w.ended
+		w.mu.Unlock()
+		if len(out) > 0 {
+			return out, nil
+		}
+		if ended {
+			w.over = true
+			return nil, io.EOF
+		}
+		select {
+		case <-w.wake:
+		case <-bookmark:
+			w.bookmark.Reset(bookmarkEvery)
+			if rev = max(rev, w.after); rev > w.sent {
+				w.sent = rev
+				return []Event{w.mark(rev, false)}, nil
+			}
+		case <-deadline:
+			w.over = true
+			if w.opts.Bookmarks {
+				return []Event{w.mark(max(rev, w.after), false)}, nil
+			}
+			return nil, io.EOF
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-w.closed:
+			return nil, io.EOF
+		case <-w.cache.stopped:
+			return nil, io.EOF
+		}
+	}
+}
+
+func (w *Watch) mark(revision int64, end bool) Event {
+	o := w.kind.Facts.New()
+	o.SetResourceVersion(FormatRevision(revision))
+	if w.kind.Facts.Dynamic {
+		o.GetObjectKind().SetGroupVersionKind(w.kind.Facts.GVK())
+	}
+	if end {
+		o.SetAnnotations(map[string]string{InitialEventsEnd: "true"})
+	}
+	return Event{apiwatch.Bookmark, &Item{kind: w.kind, obj: o, rev: revision}}
+}

@@ -1,0 +1,166 @@
+package registry
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	metavalidation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"orch/api"
+	"orch/server/apply"
+)
+
+// Patch changes an object, or the part of it that a subresource names, by a patch.
+// It starts again when somebody else was faster, unless the patch names a
+// resourceVersion.
+func (r *Registry) Patch(ctx context.Context, q Request, pt types.PatchType, patch []byte, o metav1.PatchOptions) (Result, error) {
+	res, err := r.resource(ctx, &q)
+	if err != nil {
+		return Result{}, err
+	}
+	if errs := metavalidation.ValidatePatchOptions(&o, pt); len(errs) > 0 {
+		return Result{}, apierrors.NewInvalid(schema.GroupKind{Group: "meta.k8s.io", Kind: "PatchOptions"}, "", errs)
+	}
+	w := r.newOp(&q, res, Update, &o, o.DryRun, o.FieldManager)
+	if pt == types.ApplyPatchType || pt == types.ApplyYAMLPatchType {
+		return w.applyPatch(ctx, patch, &o)
+	}
+	if q.Subresource == "scale" && res.Scale {
+		return w.patchScale(ctx, pt, patch, &o)
+	}
+	m, err := w.modeFor()
+	if err != nil {
+		return Result{}, err
+	}
+	return w.retry(ctx, false, func(old *Item) (api.Object, error) {
+		return w.patched(old, pt, patch, o.FieldValidation)
+	}, m)
+}
+
+// patched is the object that the patch makes of old.
+func (w *op) patched(old *Item, pt types.PatchType, patch []byte, strictness string) (api.Object, error) {
+	doc, err := old.AppendJSON(nil)
+	if err != nil {
+		return nil, err
+	}
+	if doc, err = w.r.apply.Patch(pt, doc, patch, w.res.Facts); err != nil {
+		return nil, patchError(err)
+	}
+	obj := w.res.New()
+	if err := w.decodePatched(doc, patch, obj, strictness); err != nil {
+		return nil, err
+	}
+	if gvk := obj.GetObjectKind().GroupVersionKind(); gvk != w.res.GVK() {
+		return nil, apierrors.NewBadRequest(fmt.Sprintf("the patch changes apiVersion or kind to %s", gvk))
+	}
+	return obj, w.checkTarget(obj)
+}
+
+// decodePatched reads what a patch made, as strictly as the client asked for.
+func (w *op) decodePatched(doc, patch []byte, into runtime.Object, strictness string) error {
+	strict, err := apply.Decode(doc, into, strictness != metav1.FieldValidationIgnore)
+	if err != nil {
+		return apierrors.NewBadRequest(err.Error())
+	}
+	switch {
+	case len(strict) == 0:
+	case strictness == metav1.FieldValidationStrict:
+		return apierrors.NewInvalid(schema.GroupKind{}, "", field.ErrorList{
+			field.Invalid(field.NewPath("patch"), string(patch), runtime.NewStrictDecodingError(strict).Error())})
+	default:
+		for _, e := range strict {
+			w.Warn(e.Error())
+		}
+	}
+	return nil
+}
+
+// patchError gives the errors of package apply their status.
+func patchError(err error) error {
+	var status apierrors.APIStatus
+	switch {
+	case errors.As(err, &status):
+		return err
+	case errors.Is(err, apply.ErrTooManyOperations), errors.Is(err, apply.ErrTooLarge):
+		return apierrors.NewRequestEntityTooLargeError(err.Error())
+	case errors.Is(err, apply.ErrCannotApply):
+		return apierrors.NewGenericServerResponse(422, "", schema.GroupResource{}, "", err.Error(), 0, false)
+	case errors.Is(err, apply.ErrUnsupported):
+		return plainError(415, metav1.StatusReasonUnsupportedMediaType, err.Error())
+	}
+	return apierrors.NewBadRequest(err.Error())
+}
+
+// applyPatch is server-side apply: it creates what is missing.
+func (w *op) applyPatch(ctx context.Context, patch []byte, o *metav1.PatchOptions) (Result, error) {
+	intent, strict, err := w.r.apply.ParseIntent(patch)
+	if err != nil {
+		return Result{}, patchError(err)
+	}
+	if len(strict) > 0 && o.FieldValidation == metav1.FieldValidationStrict {
+		return Result{}, apierrors.NewBadRequest(fmt.Sprintf("error strict decoding YAML: %v", errors.Join(strict...)))
+	}
+	if w.q.Subresource == "scale" && w.res.Scale {
+		return w.applyScale(ctx, intent, o)
+	}
+	m, err := w.modeFor()
+	if err != nil {
+		return Result{}, err
+	}
+	if err := w.checkIntent(intent.GetName(), intent.GetNamespace()); err != nil {
+		return Result{}, err
+	}
+	force := o.Force != nil && *o.Force
+	named := intent.GetResourceVersion() != ""
+	w.applied = true
+	if w.r.cached(w.res, w.q.Namespace, w.q.Name) == nil && m.whole {
+		out, err := w.applyNew(ctx, intent, named)
+		if !apierrors.IsAlreadyExists(err) {
+			return out, err
+		}
+	}
+	return w.retry(ctx, named, func(old *Item) (api.Object, error) {
+		return w.merged(old.Object(), intent, force)
+	}, m)
+}
+
+// applyNew creates the object that an intent describes.
+func (w *op) applyNew(ctx context.Context, intent *unstructured.Unstructured, named bool) (Result, error) {
+	if named {
+		return Result{}, w.notFound()
+	}
+	obj, err := w.merged(w.res.New(), intent, true)
+	if err != nil {
+		return Result{}, err
+	}
+	obj.SetName(w.q.Name)
+	return w.createInstead(ctx, obj)
+}
+
+// merged is live with the intent worked in.
+func (w *op) merged(live api.Object, intent *unstructured.Unstructured, force bool) (api.Object, error) {
+	obj, err := w.r.apply.Apply(live, intent, w.by(), force)
+	var status apierrors.APIStatus
+	if err != nil && !errors.As(err, &status) {
+		return nil, plainError(500, metav1.StatusReasonUnknown, err.Error())
+	}
+	return obj, err
+}
+
+func (w *op) checkIntent(name, namespace string) error {
+	if name != "" && name != w.q.Name {
+		return apierrors.NewBadRequest(fmt.Sprintf("the name of the object (%s) does not match the name on the URL (%s)", name, w.q.Name))
+	}
+	if namespace != "" && namespace != w.q.Namespace {
+		return apierrors.NewBadRequest(fmt.Sprintf("the namespace of the object (%s) does not match the namespace on the URL (%s)", namespace, w.q.Namespace))
+	}
+	return nil
+}

@@ -1,0 +1,166 @@
+package registry
+
+import (
+	"context"
+	"strings"
+
+	"k8s.io/apimachinery/pkg/runtime"
+
+	"orch/api"
+	"orch/api/client"
+)
+
+// Request says who wants what of which object.
+type Request struct {
+	User User
+	client.Target
+	// UserAgent names the field manager when the options do not: what stands before
+	// its first slash.
+	UserAgent string
+	// Warn takes sentences for Warning headers; may be nil.
+	Warn func(string)
+	// MayCreate is asked when an update or an apply is about to create; nil allows.
+	MayCreate func(ctx context.Context) error
+}
+
+// Result is what a request answers.
+type Result struct {
+	// Object is the answer: the object, a Scale, a Status, a review. Do not change it.
+	Object runtime.Object
+	// Item is Object with shared encodings; nil when Object is not a stored kind's.
+	Item *Item
+	// Created tells a new object from a changed one.
+	Created bool
+	// Deleted is the last state of an object that a Delete removed, at the revision of its removal.
+	Deleted *Item
+}
+
+func answer(i *Item) Result { return Result{Object: i.Object(), Item: i} }
+
+// Operation is the word that admission knows a verb by.
+type Operation string
+
+const (
+	Create  Operation = "CREATE"
+	Update  Operation = "UPDATE"
+	Delete  Operation = "DELETE"
+	Connect Operation = "CONNECT"
+)
+
+// Attributes is one request as admission sees it.
+type Attributes struct {
+	Operation Operation
+	User      User
+	Resource  *Resource
+	// Namespace and Name as in the request; Name is empty for a create with generateName
+	// until it is generated.
+	Namespace, Name, Subresource string
+	// Object is what is going to be stored, nil for a deletion. Admit may change it, or
+	// replace it. Old is what is stored, nil for a create; it is shared: never change it.
+	Object, Old runtime.Object
+	// Options is *metav1.CreateOptions and so on.
+	Options runtime.Object
+	DryRun  bool
+	// Warn takes sentences for Warning headers; never nil.
+	Warn func(string)
+}
+
+// Admission decides about writes beyond the object itself. Errors are status errors.
+type Admission interface {
+	// Admit may change Attributes.Object; Validate may not.
+	Admit(ctx context.Context, a *Attributes) error
+	Validate(ctx context.Context, a *Attributes) error
+}
+
+// Admit runs both phases, for requests that the registry does not see (connect).
+func (r *Registry) Admit(ctx context.Context, a *Attributes) error {
+	if r.admission == nil {
+		return nil
+	}
+	if a.Warn == nil {
+		a.Warn = func(string) {}
+	}
+	if err := r.admission.Admit(ctx, a); err != nil {
+		return err
+	}
+	return r.admission.Validate(ctx, a)
+}
+
+// op is one write on its way through the pipeline.
+type op struct {
+	r   *Registry
+	res *Resource
+	q   *Request
+	Attributes
+	manager string
+	// sub is the subresource as managed fields name it ("" for the object itself).
+	sub string
+	// applied: managedFields are done already, by server-side apply.
+	applied bool
+	// inner: a write that the engine makes itself; admission saw the request already.
+	inner bool
+}
+
+func (r *Registry) newOp(q *Request, res *Resource, o Operation, options runtime.Object, dryRun []string, manager string) *op {
+	w := &op{r: r, res: res, q: q, sub: q.Subresource, manager: manager}
+	w.Attributes = Attributes{
+		Operation: o, User: q.User, Resource: res, Namespace: q.Namespace, Name: q.Name, Subresource: q.Subresource,
+		Options: options, DryRun: len(dryRun) > 0, Warn: q.Warn,
+	}
+	if w.Warn == nil {
+		w.Warn = func(string) {}
+	}
+	if w.manager == "" {
+		w.manager, _, _ = strings.Cut(q.UserAgent, "/")
+	}
+	return w
+}
+
+func (w *op) admit(ctx context.Context) error {
+	if w.r.admission == nil || w.inner {
+		return nil
+	}
+	return w.r.admission.Admit(ctx, &w.Attributes)
+}
+
+func (w *op) admitted(ctx context.Context) error {
+	if w.r.admission == nil || w.inner {
+		return nil
+	}
+	return w.r.admission.Validate(ctx, &w.Attributes)
+}
+
+// resource finds the row of a request and waits until the store is loaded.
+func (r *Registry) resource(ctx context.Context, q *Request) (*Resource, error) {
+	res := r.For(q.Kind)
+	if res == nil {
+		return nil, notServed(q.Kind)
+	}
+	select {
+	case <-r.cache.Ready():
+		return res, nil
+	default:
+	}
+	select {
+	case <-r.cache.Ready():
+		return res, nil
+	case <-ctx.Done():
+		return nil, contextError(ctx)
+	}
+}
+
+// BodyFor is the kind of the body of a subresource: Scale, Eviction, Binding,
+// TokenRequest, else the kind itself.
+func (r *Registry) BodyFor(f *api.Facts, sub string) *api.Facts {
+	switch {
+	case sub == "scale":
+		return api.Scales.Facts
+	case sub == "eviction" && f == api.Pods.Facts:
+		return api.Evictions.Facts
+	case sub == "binding" && f == api.Pods.Facts:
+		return api.Bindings.Facts
+	case sub == "token" && f == api.ServiceAccounts.Facts:
+		return api.TokenRequests.Facts
+	}
+	return f
+}

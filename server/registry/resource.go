@@ -1,0 +1,183 @@
+package registry
+
+import (
+	"context"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"orch/api"
+	"orch/server/columns"
+	"orch/server/registry/cache"
+)
+
+// Resource is one row of the kind table: facts and behaviour, with the Go type
+// erased. Rows come from Row and DynamicRow and are not changed afterwards.
+type Resource struct {
+	*api.Facts
+	// Columns is the Table output, never empty.
+	Columns []AnyColumn
+	// FieldNames lists the selectable fields beyond name and namespace.
+	FieldNames []string
+
+	hooks behaviour
+	shape shape
+	kind  *cache.Kind
+}
+
+// AnyColumn is a Column with the type erased.
+type AnyColumn struct {
+	Name, Type, Format, Description string
+	Wide                            bool
+	Cell                            func(o api.Object, now time.Time) any
+}
+
+// behaviour is Hooks with the type erased; absent hooks stay nil.
+type behaviour struct {
+	setDefaults    func(o api.Object)
+	prepareCreate  func(o api.Object)
+	prepareUpdate  func(o, old api.Object)
+	prepareStatus  func(o, old api.Object)
+	validate       func(o api.Object) field.ErrorList
+	validateUpdate func(o, old api.Object) field.ErrorList
+	validateStatus func(o, old api.Object) field.ErrorList
+	validateSub    map[string]func(o, old api.Object) field.ErrorList
+	nameRule       func(name string, prefix bool) []string
+	warn           func(o, old api.Object) []string
+	fields         func(o api.Object) fields.Set
+	grace          func(o api.Object, d *metav1.DeleteOptions) int64
+	held           func(o api.Object) bool
+	markDeleting   func(o api.Object)
+	compute        func(ctx context.Context, user User, o api.Object) (runtime.Object, error)
+	toStored       func(o api.Object) (api.Object, error)
+	fromStored     func(o api.Object) (api.Object, error)
+	scale          *scaleHooks
+
+	orphanByDefault, noGC, returnDeleted              bool
+	forbidUnconditional, createOnUpdate, lazy, counts bool
+}
+
+type scaleHooks struct {
+	spec, status func(o api.Object) int32
+	setSpec      func(o api.Object, replicas int32)
+	selector     func(o api.Object) string
+}
+
+// Row ties behaviour to a built-in kind.
+func Row[T any](k api.Kind[T], h Hooks[T]) Resource { return row(k.Facts, h) }
+
+// DynamicRow ties behaviour to a kind made at run time; its objects are unstructured.
+func DynamicRow(f *api.Facts, h Hooks[unstructured.Unstructured]) Resource { return row(f, h) }
+
+// row is the only place where objects become typed.
+func row[T any](f *api.Facts, h Hooks[T]) Resource {
+	r := Resource{Facts: f, FieldNames: h.FieldNames, shape: shapeOf(f)}
+	r.hooks = behaviour{
+		setDefaults:    one(h.Default),
+		prepareCreate:  one(h.PrepareCreate),
+		prepareUpdate:  two(h.PrepareUpdate),
+		prepareStatus:  two(h.PrepareStatus),
+		validate:       asked(h.Validate),
+		validateUpdate: askedTwo(h.ValidateUpdate),
+		validateStatus: askedTwo(h.ValidateStatus),
+		nameRule:       h.NameRule,
+		warn:           warner(h.Warn),
+		fields:         asked(h.Fields),
+		held:           asked(h.Held),
+		markDeleting:   one(h.MarkDeleting),
+
+		orphanByDefault: h.OrphanByDefault, noGC: h.NoGC, returnDeleted: h.ReturnDeleted,
+		forbidUnconditional: h.ForbidUnconditional, createOnUpdate: h.CreateOnUpdate, lazy: h.Lazy,
+		counts: h.Generation == GenerationAlways || h.Generation == GenerationAuto && r.shape.spec && (f.Status || f.Dynamic),
+	}
+	for sub, f := range h.ValidateSub {
+		if r.hooks.validateSub == nil {
+			r.hooks.validateSub = map[string]func(o, old api.Object) field.ErrorList{}
+		}
+		r.hooks.validateSub[sub] = askedTwo(f)
+	}
+	if h.Grace != nil {
+		r.hooks.grace = func(o api.Object, d *metav1.DeleteOptions) int64 { return h.Grace(any(o).(*T), d) }
+	}
+	if h.Compute != nil {
+		r.hooks.compute = func(ctx context.Context, u User, o api.Object) (runtime.Object, error) {
+			return h.Compute(ctx, u, any(o).(*T))
+		}
+	}
+	if h.ToStored != nil {
+		r.hooks.toStored = func(o api.Object) (api.Object, error) {
+			s, err := h.ToStored(any(o).(*T))
+			if err != nil {
+				return nil, err
+			}
+			return s.(api.Object), nil
+		}
+		r.hooks.fromStored = func(o api.Object) (api.Object, error) {
+			v, err := h.FromStored(o)
+			if err != nil {
+				return nil, err
+			}
+			return any(v).(api.Object), nil
+		}
+	}
+	if s := h.Scale; s != nil {
+		r.hooks.scale = &scaleHooks{
+			spec: asked(s.Spec), status: asked(s.Status), selector: asked(s.Selector),
+			setSpec: func(o api.Object, n int32) { s.SetSpec(any(o).(*T), n) },
+		}
+	}
+	if h.Columns == nil {
+		h.Columns = columns.Default[T]()
+	}
+	for _, c := range h.Columns {
+		r.Columns = append(r.Columns, AnyColumn{c.Name, c.Type, c.Format, c.Description, c.Wide,
+			func(o api.Object, now time.Time) any { return c.Cell(any(o).(*T), now) }})
+	}
+	r.kind = cache.NewKind(cache.Kind{Facts: f, Fields: r.hooks.fields, FromStored: r.hooks.fromStored})
+	return r
+}
+
+func one[T any](f func(*T)) func(api.Object) {
+	if f == nil {
+		return nil
+	}
+	return func(o api.Object) { f(any(o).(*T)) }
+}
+
+func two[T any](f func(_, _ *T)) func(_, _ api.Object) {
+	if f == nil {
+		return nil
+	}
+	return func(a, b api.Object) { f(any(a).(*T), any(b).(*T)) }
+}
+
+func asked[T, R any](f func(*T) R) func(api.Object) R {
+	if f == nil {
+		return nil
+	}
+	return func(o api.Object) R { return f(any(o).(*T)) }
+}
+
+func askedTwo[T, R any](f func(_, _ *T) R) func(_, _ api.Object) R {
+	if f == nil {
+		return nil
+	}
+	return func(a, b api.Object) R { return f(any(a).(*T), any(b).(*T)) }
+}
+
+// warner keeps old nil on create.
+func warner[T any](f func(_, _ *T) []string) func(_, _ api.Object) []string {
+	if f == nil {
+		return nil
+	}
+	return func(o, old api.Object) []string {
+		if old == nil {
+			return f(any(o).(*T), nil)
+		}
+		return f(any(o).(*T), any(old).(*T))
+	}
+}
