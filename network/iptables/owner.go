@@ -148,7 +148,7 @@ const (
 	// breather is the longest rest after a write.
 	breather   = 250 * time.Millisecond
 	retryFirst = time.Second
-	retryMost   = 30 * time.Second
+	retryMost  = 30 * time.Second
 )
 
 // Run writes until ctx ends. The rules stay: pods and Services work on while

@@ -1,8 +1,8 @@
 package iptables
 
 import (
+	"cmp"
 	"fmt"
-	"maps"
 	"slices"
 	"strconv"
 
@@ -188,16 +188,19 @@ func (b *batch) table(table rules.Table) []byte {
 // by pointer first: successive rulesets share what didn't change.
 func diff(old, now *rules.Ruleset) batch {
 	var b batch
-	for _, id := range sortedIDs(now.Chains) {
-		if !now.Chains[id].Equal(old.Chains[id]) {
-			b.write = append(b.write, now.Chains[id])
+	for id, c := range now.Chains {
+		if !c.Equal(old.Chains[id]) {
+			b.write = append(b.write, c)
 		}
 	}
-	for _, id := range sortedIDs(old.Chains) {
+	for id := range old.Chains {
 		if now.Chains[id] == nil {
 			b.remove = append(b.remove, id)
 		}
 	}
+	// Only what changed is sorted: that is little, and the chains are many.
+	slices.SortFunc(b.write, func(x, y *rules.Chain) int { return compare(x.ID, y.ID) })
+	slices.SortFunc(b.remove, compare)
 	for _, j := range now.Jumps {
 		if !slices.Contains(old.Jumps, j) {
 			b.jumps = append(b.jumps, j)
@@ -206,21 +209,6 @@ func diff(old, now *rules.Ruleset) batch {
 	return b
 }
 
-func sortedIDs(m map[rules.ID]*rules.Chain) []rules.ID {
-	return slices.SortedFunc(maps.Keys(m), func(a, b rules.ID) int {
-		if a.Table != b.Table {
-			return compare(string(a.Table), string(b.Table))
-		}
-		return compare(a.Name, b.Name)
-	})
-}
-
-func compare(a, b string) int {
-	switch {
-	case a < b:
-		return -1
-	case a > b:
-		return 1
-	}
-	return 0
+func compare(a, b rules.ID) int {
+	return cmp.Or(cmp.Compare(a.Table, b.Table), cmp.Compare(a.Name, b.Name))
 }

@@ -3,6 +3,7 @@ package iptables
 import (
 	"bufio"
 	"bytes"
+	"slices"
 	"strings"
 
 	"orch/network/rules"
@@ -50,11 +51,12 @@ func parseState(save []byte) state {
 // repair is the batch that mends what is missing of rs.
 func (s state) repair(rs *rules.Ruleset) batch {
 	var b batch
-	for _, id := range sortedIDs(rs.Chains) {
-		if n, is := s.chains[id]; !is || n != len(rs.Chains[id].Rules) {
-			b.write = append(b.write, rs.Chains[id])
+	for id, c := range rs.Chains {
+		if n, is := s.chains[id]; !is || n != len(c.Rules) {
+			b.write = append(b.write, c)
 		}
 	}
+	slices.SortFunc(b.write, func(x, y *rules.Chain) int { return compare(x.ID, y.ID) })
 	b.jumps = s.missingJumps(rs)
 	return b
 }

@@ -80,7 +80,9 @@ func balancer(s *core.Service) {
 	s.Status.LoadBalancer.Ingress = []core.LoadBalancerIngress{{IP: "203.0.113.9"}}
 }
 
-func externalLocal(s *core.Service) { s.Spec.ExternalTrafficPolicy = core.ServiceExternalTrafficPolicyLocal }
+func externalLocal(s *core.Service) {
+	s.Spec.ExternalTrafficPolicy = core.ServiceExternalTrafficPolicyLocal
+}
 
 func TestPackets(t *testing.T) {
 	const pod, outside, node = "10.42.0.2", "198.51.100.7", ""
