@@ -46,7 +46,7 @@ func newFixture(t *testing.T) *fixture {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r.SetSub(api.ServiceAccounts.Facts, "token", func(_ context.Context, _ registry.Request, _ api.Object, body runtime.Object, _ metav1.CreateOptions) (runtime.Object, error) {
+	r.SetSub(api.ServiceAccounts.Facts, "token", func(_ context.Context, _ registry.Request, _ api.Object, body runtime.Object) (runtime.Object, error) {
 		f.tokens++
 		q := body.(*authn.TokenRequest)
 		q.Status = authn.TokenRequestStatus{Token: fmt.Sprintf("token-%d", f.tokens), ExpirationTimestamp: metav1.NewTime(f.clock.Add(time.Hour))}
