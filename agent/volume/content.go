@@ -13,6 +13,7 @@ import (
 	core "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"orch/api"
 	"orch/api/client"
@@ -110,19 +111,22 @@ func (k *collector) projected(p *core.ProjectedVolumeSource) error {
 	return nil
 }
 
-// missing tells whether an object is absent and that is fine.
-func missing(err error, optional *bool) bool {
-	return errors.IsNotFound(err) && optional != nil && *optional
+// absent forgives the absence of an optional object; the words for others are the kubelet's.
+func absent(err error, what, name string, optional *bool) error {
+	switch {
+	case !errors.IsNotFound(err):
+		return err
+	case optional != nil && *optional:
+		return nil
+	}
+	return errors.NewNotFound(schema.GroupResource{Resource: what}, name)
 }
 
 func (k *collector) configMap(name string, items []core.KeyToPath, optional *bool) error {
 	o, err := client.Get(k.ctx, k.client, api.ConfigMaps, k.pod.Namespace, name)
 	k.used(api.ConfigMaps.Facts, name, o, err)
-	if missing(err, optional) {
-		return nil
-	}
 	if err != nil {
-		return err
+		return absent(err, "configmap", name, optional)
 	}
 	data := make(map[string][]byte, len(o.Data)+len(o.BinaryData))
 	for key, v := range o.Data {
@@ -137,11 +141,8 @@ func (k *collector) configMap(name string, items []core.KeyToPath, optional *boo
 func (k *collector) secret(name string, items []core.KeyToPath, optional *bool) error {
 	o, err := client.Get(k.ctx, k.client, api.Secrets, k.pod.Namespace, name)
 	k.used(api.Secrets.Facts, name, o, err)
-	if missing(err, optional) {
-		return nil
-	}
 	if err != nil {
-		return err
+		return absent(err, "secret", name, optional)
 	}
 	return k.keys("secret", o.Data, items, optional)
 }
