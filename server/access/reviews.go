@@ -1,0 +1,223 @@
+package access
+
+import (
+	"context"
+	"fmt"
+	"slices"
+
+	authn "k8s.io/api/authentication/v1"
+	authz "k8s.io/api/authorization/v1"
+	rbac "k8s.io/api/rbac/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"orch/api"
+	"orch/server/registry"
+)
+
+// Install makes the registry ask a for reviews and tokens.
+func (a *Access) Install(r *registry.Registry) {
+	for f, fn := range map[*api.Facts]func(context.Context, registry.Request, runtime.Object) (runtime.Object, error){
+		api.TokenReviews.Facts:              answer(a.tokenReview),
+		api.SelfSubjectReviews.Facts:        answer(a.selfSubjectReview),
+		api.SubjectAccessReviews.Facts:      answer(a.subjectAccessReview),
+		api.LocalSubjectAccessReviews.Facts: answer(a.localSubjectAccessReview),
+		api.SelfSubjectAccessReviews.Facts:  answer(a.selfSubjectAccessReview),
+		api.SelfSubjectRulesReviews.Facts:   answer(a.selfSubjectRulesReview),
+	} {
+		r.SetCompute(f, fn)
+	}
+	r.SetSub(api.ServiceAccounts.Facts, "token", a.TokenSubresource)
+}
+
+// answer makes a typed review untyped; it works on a copy.
+func answer[T any, P interface {
+	*T
+	runtime.Object
+}](fn func(registry.Request, P) error) func(context.Context, registry.Request, runtime.Object) (runtime.Object, error) {
+	return func(_ context.Context, q registry.Request, o runtime.Object) (runtime.Object, error) {
+		in, ok := o.(P)
+		if !ok {
+			return nil, apierrors.NewBadRequest(fmt.Sprintf("not a %T: %T", in, o))
+		}
+		out := in.DeepCopyObject().(P)
+		if err := fn(q, out); err != nil {
+			return nil, err
+		}
+		return out, nil
+	}
+}
+
+func (a *Access) tokenReview(_ registry.Request, r *authn.TokenReview) error {
+	if r.Spec.Token == "" {
+		return apierrors.NewBadRequest("token is required for TokenReview in authentication")
+	}
+	r.Status = authn.TokenReviewStatus{}
+	v, err := a.tokens.verify(r.Spec.Token, r.Spec.Audiences)
+	if err != nil {
+		r.Status.Error = err.Error()
+		if err != errNotValid {
+			r.Status.Error = fmt.Sprintf("[%s, %s]", errNotValid, err)
+		}
+		return nil
+	}
+	r.Status.Authenticated = true
+	r.Status.User = userInfo(authenticated(v.user))
+	r.Status.Audiences = v.audiences
+	return nil
+}
+
+func userInfo(u registry.User) authn.UserInfo {
+	i := authn.UserInfo{Username: u.Name, UID: u.UID, Groups: u.Groups}
+	for k, v := range u.Extra {
+		if i.Extra == nil {
+			i.Extra = map[string]authn.ExtraValue{}
+		}
+		i.Extra[k] = v
+	}
+	return i
+}
+
+func (a *Access) selfSubjectReview(q registry.Request, r *authn.SelfSubjectReview) error {
+	r.CreationTimestamp = metav1.NewTime(a.cfg.Now())
+	r.Status.UserInfo = userInfo(q.User)
+	return nil
+}
+
+func (a *Access) subjectAccessReview(_ registry.Request, r *authz.SubjectAccessReview) error {
+	if errs := checkSubject(&r.Spec); len(errs) > 0 {
+		return apierrors.NewInvalid(schema.GroupKind{Group: "authorization.k8s.io", Kind: "SubjectAccessReview"}, "", errs)
+	}
+	r.Status = a.review(reviewUser(&r.Spec), r.Spec.ResourceAttributes, r.Spec.NonResourceAttributes)
+	return nil
+}
+
+func (a *Access) localSubjectAccessReview(q registry.Request, r *authz.LocalSubjectAccessReview) error {
+	errs := checkSubject(&r.Spec)
+	if ra := r.Spec.ResourceAttributes; ra != nil && ra.Namespace != q.Namespace {
+		errs = append(errs, field.Invalid(field.NewPath("spec.resourceAttributes.namespace"), ra.Namespace, "must match metadata.namespace"))
+	}
+	if r.Spec.NonResourceAttributes != nil {
+		errs = append(errs, field.Invalid(field.NewPath("spec.nonResourceAttributes"), r.Spec.NonResourceAttributes, "disallowed on this kind of request"))
+	}
+	if len(errs) > 0 {
+		return apierrors.NewInvalid(schema.GroupKind{Group: "authorization.k8s.io", Kind: "LocalSubjectAccessReview"}, "", errs)
+	}
+	r.Status = a.review(reviewUser(&r.Spec), r.Spec.ResourceAttributes, nil)
+	return nil
+}
+
+func (a *Access) selfSubjectAccessReview(q registry.Request, r *authz.SelfSubjectAccessReview) error {
+	if errs := checkOneOf(r.Spec.ResourceAttributes, r.Spec.NonResourceAttributes); len(errs) > 0 {
+		return apierrors.NewInvalid(schema.GroupKind{Group: "authorization.k8s.io", Kind: "SelfSubjectAccessReview"}, "", errs)
+	}
+	r.Status = a.review(q.User, r.Spec.ResourceAttributes, r.Spec.NonResourceAttributes)
+	return nil
+}
+
+func checkSubject(s *authz.SubjectAccessReviewSpec) field.ErrorList {
+	errs := checkOneOf(s.ResourceAttributes, s.NonResourceAttributes)
+	if s.User == "" && len(s.Groups) == 0 {
+		errs = append(errs, field.Invalid(field.NewPath("spec", "user"), s.User, "at least one of user or group must be specified"))
+	}
+	return errs
+}
+
+func checkOneOf(r *authz.ResourceAttributes, n *authz.NonResourceAttributes) field.ErrorList {
+	if r != nil && n != nil {
+		return field.ErrorList{field.Invalid(field.NewPath("spec.nonResourceAttributes"), n, "cannot be specified in combination with resourceAttributes")}
+	}
+	if r == nil && n == nil {
+		return field.ErrorList{field.Invalid(field.NewPath("spec.resourceAttributes"), r, "exactly one of nonResourceAttributes or resourceAttributes must be specified")}
+	}
+	return nil
+}
+
+func reviewUser(s *authz.SubjectAccessReviewSpec) registry.User {
+	u := registry.User{Name: s.User, UID: s.UID, Groups: s.Groups}
+	for k, v := range s.Extra {
+		if u.Extra == nil {
+			u.Extra = map[string][]string{}
+		}
+		u.Extra[k] = v
+	}
+	return u
+}
+
+func (a *Access) review(u registry.User, r *authz.ResourceAttributes, n *authz.NonResourceAttributes) authz.SubjectAccessReviewStatus {
+	at := Attributes{User: u}
+	if r != nil {
+		at.Verb, at.Namespace, at.Group, at.Version = r.Verb, r.Namespace, r.Group, r.Version
+		at.Resource, at.Subresource, at.Name = r.Resource, r.Subresource, r.Name
+		if r.FieldSelector != nil {
+			at.FieldSelector = fieldSelectorText(r.FieldSelector)
+		}
+	} else {
+		at.Verb, at.Path = n.Verb, n.Path
+	}
+	d := a.decide(&at)
+	return authz.SubjectAccessReviewStatus{Allowed: d.allowed, Reason: d.text()}
+}
+
+// fieldSelectorText writes the requirements that matter to authorizers, those of
+// equality, as a selector; the raw form wins.
+func fieldSelectorText(s *authz.FieldSelectorAttributes) string {
+	if s.RawSelector != "" {
+		return s.RawSelector
+	}
+	text := ""
+	for _, r := range s.Requirements {
+		if r.Operator == metav1.FieldSelectorOpIn && len(r.Values) == 1 {
+			if text != "" {
+				text += ","
+			}
+			text += r.Key + "=" + r.Values[0]
+		}
+	}
+	return text
+}
+
+func (a *Access) selfSubjectRulesReview(q registry.Request, r *authz.SelfSubjectRulesReview) error {
+	if r.Spec.Namespace == "" {
+		return apierrors.NewBadRequest("no namespace on request")
+	}
+	r.Status = authz.SubjectRulesReviewStatus{ResourceRules: []authz.ResourceRule{}, NonResourceRules: []authz.NonResourceRule{}}
+	rules, missing := a.RulesFor(q.User, r.Spec.Namespace)
+	for _, p := range rules {
+		if len(p.Resources) > 0 {
+			r.Status.ResourceRules = append(r.Status.ResourceRules, authz.ResourceRule{Verbs: p.Verbs, APIGroups: p.APIGroups, Resources: p.Resources, ResourceNames: p.ResourceNames})
+		}
+		if len(p.NonResourceURLs) > 0 {
+			r.Status.NonResourceRules = append(r.Status.NonResourceRules, authz.NonResourceRule{Verbs: p.Verbs, NonResourceURLs: p.NonResourceURLs})
+		}
+	}
+	if len(missing) > 0 {
+		r.Status.EvaluationError = aggregate(missing)
+	}
+	return nil
+}
+
+// RulesFor lists all rules that a user has in a namespace ("" for cluster-wide
+// ones only), and what is wrong with bindings that could not be followed.
+func (a *Access) RulesFor(u registry.User, namespace string) ([]rbac.PolicyRule, []string) {
+	var rules []rbac.PolicyRule
+	if slices.Contains(u.Groups, api.GroupMasters) {
+		rules = append(rules, everything...)
+	}
+	if _, is := nodeOf(u); is {
+		rules = append(rules, nodeRules...)
+	}
+	missing := a.rbac.each(u, namespace, func(_ grant, r []rbac.PolicyRule) bool {
+		rules = append(rules, r...)
+		return true
+	})
+	return rules, missing
+}
+
+var everything = []rbac.PolicyRule{
+	{Verbs: []string{"*"}, APIGroups: []string{"*"}, Resources: []string{"*"}},
+	{Verbs: []string{"*"}, NonResourceURLs: []string{"*"}},
+}

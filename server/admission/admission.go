@@ -1,0 +1,187 @@
+// Package admission decides about writes beyond the object itself: what depends
+// on other objects, on who writes, or on what is shared. It is one ordered list of
+// steps, under the names that upstream gives its plugins; each step says for which
+// kinds it stands. It stores nothing. What a single object must look like is
+// server/validate's.
+//
+// Start reading at steps: the list. A mutating step completes the object, a
+// validating step sees it as it will be stored.
+package admission
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"orch/api"
+	"orch/api/client"
+	"orch/server/access"
+	"orch/server/admission/quota"
+	"orch/server/allocate"
+	"orch/server/registry"
+)
+
+// Config is not changed after New.
+type Config struct {
+	// Cache is the registry's.
+	Cache client.Cache
+	// Access answers what a step must know of the user's rights.
+	Access *access.Access
+	// Services hands out addresses and node ports.
+	Services *allocate.Services
+	// Now is the clock; nil is time.Now.
+	Now func() time.Time
+}
+
+// step is one plugin. Kinds nil stands for all kinds. Admit may change the
+// object, Validate may not; either may be nil.
+type step struct {
+	name     string
+	kinds    []*api.Facts
+	admit    func(context.Context, *registry.Attributes) error
+	validate func(context.Context, *registry.Attributes) error
+}
+
+// List is the admission of the server.
+type List struct {
+	cfg      Config
+	cache    client.Cache
+	accounts *signal
+	security *podSecurity
+	quota    *quota.Guard
+	ready    chan struct{}
+
+	// byKind has, in order, the steps of each built-in kind; others has those for all.
+	byKind map[*api.Facts][]step
+	others []step
+}
+
+var _ registry.Admission = (*List)(nil)
+
+// New checks cfg.
+func New(cfg Config) (*List, error) {
+	if cfg.Cache == nil || cfg.Access == nil || cfg.Services == nil {
+		return nil, errors.New("setting up admission: Cache, Access and Services are required")
+	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	security, err := newPodSecurity()
+	if err != nil {
+		return nil, err
+	}
+	l := &List{
+		cfg: cfg, cache: cfg.Cache, accounts: newSignal(), security: security,
+		quota: quota.NewGuard(cfg.Cache, cfg.Now), ready: make(chan struct{}), byKind: map[*api.Facts][]step{},
+	}
+	for _, s := range l.steps() {
+		if s.kinds == nil {
+			l.others = append(l.others, s)
+		}
+		for _, f := range api.All() {
+			if s.kinds == nil || contains(s.kinds, f) {
+				l.byKind[f] = append(l.byKind[f], s)
+			}
+		}
+	}
+	return l, nil
+}
+
+func contains(kinds []*api.Facts, f *api.Facts) bool {
+	for _, k := range kinds {
+		if k == f {
+			return true
+		}
+	}
+	return false
+}
+
+// steps is the order of admission.
+func (l *List) steps() []step {
+	var (
+		pods     = []*api.Facts{api.Pods.Facts}
+		nodes    = []*api.Facts{api.Nodes.Facts}
+		services = []*api.Facts{api.Services.Facts}
+		claims   = []*api.Facts{api.PersistentVolumeClaims.Facts}
+		requests = []*api.Facts{api.CertificateSigningRequests.Facts}
+		rbac     = []*api.Facts{api.Roles.Facts, api.ClusterRoles.Facts, api.RoleBindings.Facts, api.ClusterRoleBindings.Facts}
+		byNodes  = []*api.Facts{
+			api.Pods.Facts, api.Nodes.Facts, api.ServiceAccounts.Facts, api.Leases.Facts, api.CSINodes.Facts,
+			api.PersistentVolumeClaims.Facts, api.CertificateSigningRequests.Facts,
+		}
+	)
+	return []step{
+		{name: "NamespaceLifecycle", admit: l.namespaceLifecycle},
+		{name: "RBACEscalation", kinds: rbac, validate: l.rbacEscalation},
+		{name: "LimitRanger", kinds: []*api.Facts{api.Pods.Facts, api.PersistentVolumeClaims.Facts}, admit: l.limitDefaults, validate: l.limitCheck},
+		{name: "ServiceAccount", kinds: pods, admit: l.serviceAccount, validate: l.serviceAccountCheck},
+		{name: "NodeRestriction", kinds: byNodes, validate: l.nodeRestriction},
+		{name: "TaintNodesByCondition", kinds: nodes, admit: l.taintNewNode},
+		{name: "PodSecurity", kinds: l.securityKinds(), validate: l.podSecurity},
+		{name: "Priority", kinds: []*api.Facts{api.Pods.Facts, api.PriorityClasses.Facts}, admit: l.priority, validate: l.priorityClass},
+		{name: "DefaultTolerationSeconds", kinds: pods, admit: l.defaultTolerations},
+		{name: "DefaultStorageClass", kinds: claims, admit: l.defaultStorageClass},
+		{name: "PersistentVolumeClaimResize", kinds: claims, validate: l.claimResize},
+		{name: "RuntimeClass", kinds: pods, admit: l.runtimeClass, validate: l.runtimeClassCheck},
+		{name: "CertificateRequester", kinds: requests, admit: l.certificateRequester},
+		{name: "CertificateApproval", kinds: requests, validate: l.certificateApproval},
+		{name: "CertificateSigning", kinds: requests, validate: l.certificateSigning},
+		{name: "CertificateSubjectRestriction", kinds: requests, validate: l.certificateSubject},
+		{name: "DefaultIngressClass", kinds: []*api.Facts{api.Ingresses.Facts}, admit: l.defaultIngressClass},
+		// Mutating policies and webhooks come here, after everything of ours that
+		// completes an object; validating ones before the two that take something.
+		{name: "ServiceAllocation", kinds: services, admit: l.serviceAllocation},
+		{name: "ResourceQuota", validate: l.resourceQuota},
+	}
+}
+
+// Run follows what the steps wait for until ctx ends.
+func (l *List) Run(ctx context.Context) error {
+	err := l.cache.Subscribe(ctx, api.ServiceAccounts.Facts, func(client.Change) { l.accounts.raise() })
+	if err == nil {
+		err = l.cache.Subscribe(ctx, api.Services.Facts, l.cfg.Services.Apply)
+	}
+	if err != nil {
+		if ctx.Err() != nil {
+			return nil
+		}
+		return err
+	}
+	close(l.ready)
+	<-ctx.Done()
+	return nil
+}
+
+// Ready closes once Services that are stored have their addresses back.
+func (l *List) Ready() <-chan struct{} { return l.ready }
+
+// Admit runs the mutating steps of the request's kind in order.
+func (l *List) Admit(ctx context.Context, a *registry.Attributes) error {
+	for _, s := range l.of(a) {
+		if s.admit != nil {
+			if err := s.admit(ctx, a); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// Validate runs the validating steps of the request's kind in order.
+func (l *List) Validate(ctx context.Context, a *registry.Attributes) error {
+	for _, s := range l.of(a) {
+		if s.validate != nil {
+			if err := s.validate(ctx, a); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (l *List) of(a *registry.Attributes) []step {
+	if s, ok := l.byKind[a.Resource.Facts]; ok {
+		return s
+	}
+	return l.others
+}

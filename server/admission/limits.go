@@ -1,0 +1,65 @@
+package admission
+
+import (
+	"context"
+
+	core "k8s.io/api/core/v1"
+
+	"orch/api"
+	"orch/api/client"
+	"orch/server/admission/limits"
+	"orch/server/registry"
+)
+
+// limitDefaults fills a new pod's requests and limits from the LimitRanges.
+func (l *List) limitDefaults(_ context.Context, a *registry.Attributes) error {
+	p, ok := object[core.Pod](a)
+	if !ok || a.Operation != registry.Create {
+		return nil
+	}
+	for _, r := range client.CachedList(l.cache, api.LimitRanges, a.Namespace, nil) {
+		limits.Default(p, r)
+	}
+	return nil
+}
+
+// limitCheck refuses pods and claims outside of the LimitRanges.
+func (l *List) limitCheck(_ context.Context, a *registry.Attributes) error {
+	if a.Subresource != "" || (a.Operation != registry.Create && a.Operation != registry.Update) {
+		return nil
+	}
+	for _, r := range client.CachedList(l.cache, api.LimitRanges, a.Namespace, nil) {
+		var err error
+		switch o := a.Object.(type) {
+		case *core.Pod:
+			if a.Operation == registry.Create {
+				err = limits.CheckPod(o, r)
+			}
+		case *core.PersistentVolumeClaim:
+			err = limits.CheckClaim(o, r)
+		}
+		if err != nil {
+			return forbidden(a, err)
+		}
+	}
+	return nil
+}
+
+// resourceQuota refuses what would exceed a quota of the namespace.
+func (l *List) resourceQuota(_ context.Context, a *registry.Attributes) error {
+	if a.Namespace == "" || a.Resource.Computed || (a.Operation != registry.Create && a.Operation != registry.Update) {
+		return nil
+	}
+	if a.Subresource != "" && a.Subresource != "resize" {
+		return nil
+	}
+	o, ok := a.Object.(api.Object)
+	if !ok {
+		return nil
+	}
+	before, _ := a.Old.(api.Object)
+	if err := l.quota.Admit(a.Resource.Facts, o, before, a.DryRun); err != nil {
+		return forbidden(a, err)
+	}
+	return nil
+}

@@ -1,0 +1,194 @@
+package admission
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+
+	apps "k8s.io/api/apps/v1"
+	batch "k8s.io/api/batch/v1"
+	core "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	psa "k8s.io/pod-security-admission/api"
+	"k8s.io/pod-security-admission/policy"
+
+	"orch/api"
+	"orch/api/client"
+	"orch/server/registry"
+)
+
+// podSecurity evaluates the Pod Security Standards, which a namespace asks for by
+// labels. Without labels everything is allowed.
+type podSecurity struct {
+	defaults psa.Policy
+	check    func(psa.LevelVersion, *metav1.ObjectMeta, *core.PodSpec) []policy.CheckResult
+}
+
+// warnPods bounds how many pods a tightened namespace is checked against.
+const warnPods = 3000
+
+func newPodSecurity() (*podSecurity, error) {
+	e, err := policy.NewEvaluator(policy.DefaultChecks(), nil)
+	if err != nil {
+		return nil, fmt.Errorf("setting up pod security: %w", err)
+	}
+	free := psa.LevelVersion{Level: psa.LevelPrivileged, Version: psa.LatestVersion()}
+	return &podSecurity{defaults: psa.Policy{Enforce: free, Audit: free, Warn: free}, check: e.EvaluatePod}, nil
+}
+
+func (l *List) securityKinds() []*api.Facts {
+	return []*api.Facts{
+		api.Pods.Facts, api.Namespaces.Facts, api.Deployments.Facts, api.ReplicaSets.Facts, api.StatefulSets.Facts, api.DaemonSets.Facts,
+		api.Jobs.Facts, api.CronJobs.Facts, api.ReplicationControllers.Facts, api.PodTemplates.Facts,
+	}
+}
+
+func (l *List) podSecurity(_ context.Context, a *registry.Attributes) error {
+	if a.Operation != registry.Create && a.Operation != registry.Update {
+		return nil
+	}
+	if n, ok := object[core.Namespace](a); ok {
+		return l.securityOfNamespace(a, n)
+	}
+	if a.Subresource != "" && a.Subresource != "ephemeralcontainers" {
+		return nil
+	}
+	meta, spec := podPart(a.Object)
+	if spec == nil {
+		return nil
+	}
+	ns := client.Cached(l.cache, api.Namespaces, "", a.Namespace)
+	if ns == nil {
+		return nil
+	}
+	want, problems := psa.PolicyToEvaluate(ns.Labels, l.security.defaults)
+	if len(problems) == 0 && want.FullyPrivileged() {
+		return nil
+	}
+	_, isPod := a.Object.(*core.Pod)
+	if before := old[core.Pod](a); isPod && before != nil && !securityChanged(before, a.Object.(*core.Pod)) {
+		return nil
+	}
+	if isPod {
+		if r := policy.AggregateCheckResults(l.security.check(want.Enforce, meta, spec)); !r.Allowed {
+			return forbid(a, "violates PodSecurity %q: %s", want.Enforce.String(), r.ForbiddenDetail())
+		}
+		if want.Warn.Equivalent(&want.Enforce) {
+			return nil // what is allowed needs no warning
+		}
+	}
+	if r := policy.AggregateCheckResults(l.security.check(want.Warn, meta, spec)); !r.Allowed {
+		a.Warn(fmt.Sprintf("would violate PodSecurity %q: %s", want.Warn.String(), r.ForbiddenDetail()))
+	}
+	return nil
+}
+
+// podPart is the pod or the pod template in an object.
+func podPart(o any) (*metav1.ObjectMeta, *core.PodSpec) {
+	template := func(t *core.PodTemplateSpec) (*metav1.ObjectMeta, *core.PodSpec) {
+		if t == nil {
+			return nil, nil
+		}
+		return &t.ObjectMeta, &t.Spec
+	}
+	switch o := o.(type) {
+	case *core.Pod:
+		return &o.ObjectMeta, &o.Spec
+	case *core.PodTemplate:
+		return template(&o.Template)
+	case *core.ReplicationController:
+		return template(o.Spec.Template)
+	case *apps.Deployment:
+		return template(&o.Spec.Template)
+	case *apps.ReplicaSet:
+		return template(&o.Spec.Template)
+	case *apps.StatefulSet:
+		return template(&o.Spec.Template)
+	case *apps.DaemonSet:
+		return template(&o.Spec.Template)
+	case *batch.Job:
+		return template(&o.Spec.Template)
+	case *batch.CronJob:
+		return template(&o.Spec.JobTemplate.Spec.Template)
+	}
+	return nil, nil
+}
+
+// securityChanged tells whether an update of a pod can matter to the checks: most
+// do not, and a pod from before a stricter label must stay writable.
+func securityChanged(before, now *core.Pod) bool {
+	if len(before.Spec.EphemeralContainers) != len(now.Spec.EphemeralContainers) {
+		return true
+	}
+	same := func(x, y []core.Container) bool {
+		return slices.EqualFunc(x, y, func(p, q core.Container) bool {
+			p.Image, q.Image = "", ""
+			return equality.Semantic.DeepEqual(p, q)
+		})
+	}
+	for k, v := range now.Annotations {
+		if (strings.HasPrefix(k, "seccomp.security.alpha.kubernetes.io/") || strings.HasPrefix(k, "container.apparmor.security.beta.kubernetes.io/")) && before.Annotations[k] != v {
+			return true
+		}
+	}
+	return !same(before.Spec.Containers, now.Spec.Containers) || !same(before.Spec.InitContainers, now.Spec.InitContainers)
+}
+
+// securityOfNamespace checks the labels, and tells of pods that a stricter level
+// would no longer let in.
+func (l *List) securityOfNamespace(a *registry.Attributes, n *core.Namespace) error {
+	want, problems := psa.PolicyToEvaluate(n.Labels, l.security.defaults)
+	before := old[core.Namespace](a)
+	if before == nil {
+		if len(problems) > 0 {
+			return apierrors.NewInvalid(api.Namespaces.GroupKind(), n.Name, problems)
+		}
+		return nil
+	}
+	was, had := psa.PolicyToEvaluate(before.Labels, l.security.defaults)
+	if len(problems) > 0 && len(had) == 0 {
+		return apierrors.NewInvalid(api.Namespaces.GroupKind(), n.Name, problems)
+	}
+	if want.Enforce == was.Enforce || want.Enforce.Level == psa.LevelPrivileged || psa.CompareLevels(want.Enforce.Level, was.Enforce.Level) < 0 {
+		return nil
+	}
+	l.warnAboutPods(a, n.Name, want.Enforce)
+	return nil
+}
+
+func (l *List) warnAboutPods(a *registry.Attributes, namespace string, level psa.LevelVersion) {
+	byReason := map[string][]string{}
+	seen := 0
+	l.cache.Each(api.Pods.Facts, namespace, func(o api.Object) bool {
+		p := o.(*core.Pod)
+		if r := policy.AggregateCheckResults(l.security.check(level, &p.ObjectMeta, &p.Spec)); !r.Allowed {
+			byReason[r.ForbiddenReason()] = append(byReason[r.ForbiddenReason()], p.Name)
+		}
+		seen++
+		return seen < warnPods
+	})
+	if len(byReason) == 0 {
+		return
+	}
+	a.Warn(fmt.Sprintf("existing pods in namespace %q violate the new PodSecurity enforce level %q", namespace, level.String()))
+	var lines []string
+	for reason, names := range byReason {
+		slices.Sort(names)
+		who := names[0]
+		switch len(names) {
+		case 1:
+		case 2:
+			who += " (and 1 other pod)"
+		default:
+			who += fmt.Sprintf(" (and %d other pods)", len(names)-1)
+		}
+		lines = append(lines, who+": "+reason)
+	}
+	slices.Sort(lines)
+	for _, s := range lines {
+		a.Warn(s)
+	}
+}
