@@ -4,6 +4,8 @@ import (
 	_ "embed"
 	"encoding/json"
 	"reflect"
+	"slices"
+	"strconv"
 	"strings"
 	"sync"
 
@@ -25,13 +27,13 @@ var schemaTable string
 
 // rule is a line of the table.
 type rule struct {
-	how  string // atomic, granular, set, map
+	how  string // atomic, set, map
 	keys []listKey
 }
 
 type listKey struct {
 	name    string
-	missing string // value where an element leaves the key out; "" if there is none
+	missing value.Value // stands for the key where an element leaves it out; may be nil
 }
 
 var schemaRules = sync.OnceValue(func() map[string]rule {
@@ -44,8 +46,14 @@ var schemaRules = sync.OnceValue(func() map[string]rule {
 		r := rule{how: w[1]}
 		if len(w) > 2 {
 			for k := range strings.SplitSeq(w[2], ",") {
-				name, missing, _ := strings.Cut(k, "=")
-				r.keys = append(r.keys, listKey{name, missing})
+				name, missing, ok := strings.Cut(k, "=")
+				key := listKey{name: name}
+				if n, err := strconv.ParseInt(missing, 10, 64); ok && err == nil {
+					key.missing = value.NewValueInterface(n)
+				} else if ok {
+					key.missing = value.NewValueInterface(missing)
+				}
+				r.keys = append(r.keys, key)
 			}
 		}
 		out[w[0]] = r
@@ -109,6 +117,13 @@ func (a *Applier) planOf(f *api.Facts) *kindPlan {
 	v := reflect.ValueOf(o).Elem()
 	b := planner{rules: schemaRules(), done: map[reflect.Type]*plan{}}
 	p = &kindPlan{root: b.record(v.Type()), empty: v}
+	for i := range p.root.fields {
+		if m := &p.root.fields[i]; *m.element.FieldName == "metadata" {
+			m.plan = &plan{form: record, fields: slices.DeleteFunc(slices.Clone(m.plan.fields), func(f fieldPlan) bool {
+				return unowned[*f.element.FieldName]
+			})}
+		}
+	}
 	a.planMu.Lock()
 	defer a.planMu.Unlock()
 	a.plans[f] = p
@@ -158,25 +173,20 @@ func (b *planner) addFields(p *plan, t reflect.Type, at []int) {
 		if name == "" {
 			name = f.Name
 		}
-		if len(at) == 1 && t.Name() == "ObjectMeta" && unowned[name] {
-			continue
-		}
 		p.fields = append(p.fields, fieldPlan{
 			element: fieldpath.PathElement{FieldName: &name}, index: index,
 			omit: strings.Contains(opts, "omitempty") || strings.Contains(opts, "omitzero"),
-			plan: b.place(f.Type, b.rules[t.PkgPath()+"."+t.Name()+"."+name]),
+			plan: b.place(f.Type, t.PkgPath()+"."+t.Name()+"."+name),
 		})
 	}
 }
 
-// place plans a value where rule r applies.
-func (b *planner) place(t reflect.Type, r rule) *plan {
+// place plans the value of a field, named as in the table; [] stands for its elements.
+func (b *planner) place(t reflect.Type, where string) *plan {
 	if t.Kind() == reflect.Pointer {
 		t = t.Elem()
 	}
-	if r.how == "" {
-		r = b.rules[t.PkgPath()+"."+t.Name()]
-	}
+	r := b.rules[where]
 	if r.how == "atomic" || opaque(t) {
 		return &plan{}
 	}
@@ -184,29 +194,26 @@ func (b *planner) place(t reflect.Type, r rule) *plan {
 	case reflect.Struct:
 		return b.record(t)
 	case reflect.Map:
-		return &plan{form: dict, elem: b.place(t.Elem(), rule{})}
+		return &plan{form: dict, elem: b.place(t.Elem(), where+"[]")}
 	case reflect.Slice:
 		switch r.how {
 		case "set":
 			return &plan{form: members}
 		case "map":
-			return b.keyed(t.Elem(), r)
+			return b.keyed(t.Elem(), r, where+"[]")
 		}
 	}
 	return &plan{}
 }
 
-func (b *planner) keyed(t reflect.Type, r rule) *plan {
+func (b *planner) keyed(t reflect.Type, r rule, where string) *plan {
 	if t.Kind() == reflect.Pointer {
 		t = t.Elem()
 	}
-	p := &plan{form: keyed, elem: b.place(t, rule{})}
+	p := &plan{form: keyed, elem: b.place(t, where)}
 	for _, k := range r.keys {
-		kp := keyPlan{name: k.name}
+		kp := keyPlan{name: k.name, missing: k.missing}
 		kp.index, kp.omit = fieldByJSON(t, k.name)
-		if k.missing != "" {
-			kp.missing = value.NewValueInterface(k.missing)
-		}
 		p.keys = append(p.keys, kp)
 	}
 	return p

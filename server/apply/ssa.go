@@ -28,11 +28,11 @@ func (a *Applier) Apply(live api.Object, intent *unstructured.Unstructured, by M
 	if err != nil {
 		return nil, err
 	}
-	return typed(by.Kind, out)
+	return asKind(by.Kind, out)
 }
 
-// typed makes the kind's Go type of what structured merge gives back.
-func typed(f *api.Facts, o runtime.Object) (api.Object, error) {
+// asKind makes the kind's Go type of what structured merge gives back.
+func asKind(f *api.Facts, o runtime.Object) (api.Object, error) {
 	u, ok := o.(*unstructured.Unstructured)
 	if !ok || f.Dynamic {
 		return o.(api.Object), nil
