@@ -86,6 +86,7 @@ func storageVersionHash(f *api.Facts) string {
 	if f.Computed {
 		return ""
 	}
-	sum := sha256.Sum256([]byte(f.Stored().GVK().String()))
+	k := f.Stored()
+	sum := sha256.Sum256([]byte(k.Group + "/" + k.Version + "/" + k.Kind))
 	return base64.StdEncoding.EncodeToString(sum[:8])
 }
