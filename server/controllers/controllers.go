@@ -1,0 +1,83 @@
+// Package controllers is the list of what runs in the control plane: one folder
+// per controller, each given exactly what it needs. Nothing else starts one.
+// Controllers talk to each other through objects only. Start reading at Specs.
+package controllers
+
+import (
+	"errors"
+	"time"
+
+	"orch/api"
+	"orch/api/client"
+	"orch/api/events"
+	"orch/api/reconcile"
+	"orch/server/controllers/deployment"
+	"orch/server/controllers/disruption"
+	"orch/server/controllers/endpoints"
+	"orch/server/controllers/endpointslice"
+	"orch/server/controllers/garbage"
+	"orch/server/controllers/namespace"
+	"orch/server/controllers/nodeipam"
+	"orch/server/controllers/nodelife"
+	"orch/server/controllers/podgc"
+	"orch/server/controllers/replicaset"
+	"orch/server/controllers/rootca"
+	"orch/server/controllers/serviceaccount"
+)
+
+// Deps is what the controllers need.
+type Deps struct {
+	// Client acts as api.ControllerUser; its cache holds every kind.
+	Client *client.Client
+	// Events records what the controllers do; nil for none.
+	Events *events.Recorder
+	// ClusterCIDR is what the nodes' pod ranges are cut from: one range, or one of
+	// each family with a comma between.
+	ClusterCIDR string
+	// RootCA is the PEM that pods check the API server with.
+	RootCA []byte
+	// Kinds lists every kind that is served now, those of custom resources too.
+	// Changed returns a channel that closes when the list changes next; nil if it
+	// never does.
+	Kinds   func() []*api.Facts
+	Changed func() <-chan struct{}
+	// Now is the clock; nil means the real one.
+	Now func() time.Time
+}
+
+// Specs lists the controllers.
+func Specs(d Deps) ([]reconcile.Spec, error) {
+	if d.Client == nil || d.Kinds == nil || len(d.RootCA) == 0 {
+		return nil, errors.New("listing controllers: client, kinds or root CA is missing")
+	}
+	if d.Now == nil {
+		d.Now = time.Now
+	}
+	c, rec, now := d.Client, d.Events, d.Now
+	cidrs, err := nodeipam.Specs(c, rec, d.ClusterCIDR)
+	if err != nil {
+		return nil, err
+	}
+	var all []reconcile.Spec
+	for _, specs := range [][]reconcile.Spec{
+		// Workloads.
+		deployment.Specs(deployment.Deps{Client: c, Events: rec, Now: now}),
+		replicaset.Specs(replicaset.Deps{Client: c, Events: rec, Now: now}),
+		disruption.Specs(disruption.Deps{Client: c, Events: rec, Kinds: d.Kinds, Now: now}),
+		// Services.
+		endpointslice.Specs(c),
+		endpoints.Specs(c),
+		// Nodes and their pods.
+		cidrs,
+		nodelife.Specs(nodelife.Deps{Client: c, Events: rec, Now: now}),
+		podgc.Specs(podgc.Deps{Client: c, Now: now}),
+		// Namespaces and what is in them.
+		serviceaccount.Specs(c),
+		rootca.Specs(c, d.RootCA),
+		namespace.Specs(namespace.Deps{Client: c, Kinds: d.Kinds, Now: now}),
+		garbage.Specs(garbage.Deps{Client: c, Events: rec, Kinds: d.Kinds, Changed: d.Changed}),
+	} {
+		all = append(all, specs...)
+	}
+	return all, nil
+}
