@@ -1,0 +1,69 @@
+// Command myapp is the program of the test image myapp:1.4.2: HTTP on 8000 and
+// 8080 with the probes that the acceptance manifests ask for, and switches to misbehave.
+package main
+
+import (
+	"fmt"
+	"net/http"
+	"os"
+	"os/signal"
+	"sync/atomic"
+	"syscall"
+	"time"
+)
+
+func main() {
+	if len(os.Args) > 1 && os.Args[1] == "hog" {
+		hog()
+	}
+	var unready, sick atomic.Bool
+	host, _ := os.Hostname()
+	answer := func(bad *atomic.Bool) http.HandlerFunc {
+		return func(w http.ResponseWriter, _ *http.Request) {
+			if bad.Load() {
+				http.Error(w, "bad", http.StatusInternalServerError)
+				return
+			}
+			fmt.Fprintln(w, "ok")
+		}
+	}
+	mux := http.NewServeMux()
+	for _, p := range []string{"/health", "/healthz"} {
+		mux.HandleFunc(p, answer(&sick))
+	}
+	for _, p := range []string{"/ready", "/readyz"} {
+		mux.HandleFunc(p, answer(&unready))
+	}
+	mux.HandleFunc("/unready", func(http.ResponseWriter, *http.Request) { unready.Store(true) })
+	mux.HandleFunc("/sick", func(http.ResponseWriter, *http.Request) { sick.Store(true) })
+	mux.HandleFunc("/env", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, os.Environ()) })
+	mux.HandleFunc("/from", func(w http.ResponseWriter, r *http.Request) { fmt.Fprintln(w, r.RemoteAddr) })
+	mux.HandleFunc("/{$}", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, host) })
+	for _, address := range []string{":8000", ":8080"} {
+		go func() {
+			if err := http.ListenAndServe(address, mux); err != nil {
+				fmt.Fprintln(os.Stderr, err)
+				os.Exit(1)
+			}
+		}()
+	}
+	fmt.Println("myapp is up")
+	term := make(chan os.Signal, 1)
+	signal.Notify(term, syscall.SIGTERM)
+	<-term
+	fmt.Println("myapp ends")
+}
+
+// hog takes memory until the kernel ends it.
+func hog() {
+	var all [][]byte
+	for {
+		b := make([]byte, 8<<20)
+		for i := range b {
+			b[i] = 1
+		}
+		all = append(all, b)
+		time.Sleep(5 * time.Millisecond)
+		fmt.Println(len(all)*8, "MiB")
+	}
+}
