@@ -27,6 +27,9 @@ var (
 	ErrExists = errors.New("already exists")
 	// ErrNotRunning: the container has no running process.
 	ErrNotRunning = errors.New("not running")
+	// ErrProcess: Create or Start could not make the first process run (command
+	// not found, no permission). The error's text has the runtime's words.
+	ErrProcess = errors.New("process could not be run")
 )
 
 // State of a container.

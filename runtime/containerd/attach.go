@@ -1,0 +1,123 @@
+package containerd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+
+	"github.com/containerd/containerd/v2/core/runtime"
+
+	"orch/runtime/engine"
+)
+
+// Attach connects to the first process's streams until they end or ctx ends.
+func (e *Engine) Attach(ctx context.Context, id string, streams engine.IO) error {
+	c, err := e.find(id)
+	if err != nil {
+		return err
+	}
+	c.mu.Lock()
+	st, task, out := c.st.State, c.task, c.out
+	c.mu.Unlock()
+	if st == engine.Exited || task == nil || out == nil {
+		return fmt.Errorf("attaching to container %s: %w", id, engine.ErrNotRunning)
+	}
+	s := newSink()
+	if !out.add(s) {
+		return fmt.Errorf("attaching to container %s: %w", id, engine.ErrNotRunning)
+	}
+	defer close(s.gone)
+	defer out.remove(s)
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	if streams.Resize != nil && c.meta.TTY {
+		go resize(ctx, e.scope(ctx), task, streams.Resize)
+	}
+	if streams.Stdin != nil && out.stdin != nil {
+		go func() {
+			// Ends with the client's stream; a client that holds its stream open ends it on return.
+			_, err := io.Copy(out.stdin, streams.Stdin)
+			if c.meta.StdinOnce && (err == nil || errors.Is(err, io.ErrClosedPipe)) {
+				_ = out.stdin.Close()
+				_ = task.CloseIO(e.scope(context.WithoutCancel(ctx)))
+			}
+		}()
+	}
+	return s.deliver(ctx, streams)
+}
+
+// deliver writes what comes until the end of the output or of ctx.
+func (s *sink) deliver(ctx context.Context, to engine.IO) error {
+	for {
+		select {
+		case c := <-s.chunks:
+			if err := c.write(to); err != nil {
+				return err
+			}
+			continue
+		case <-ctx.Done():
+			return nil
+		case <-s.cut:
+		}
+		for { // what still waits
+			select {
+			case c := <-s.chunks:
+				if err := c.write(to); err != nil {
+					return err
+				}
+			default:
+				return nil
+			}
+		}
+	}
+}
+
+func (c chunk) write(to engine.IO) error {
+	w := to.Stdout
+	if c.stderr {
+		w = to.Stderr
+	}
+	if w == nil {
+		return nil
+	}
+	_, err := w.Write(c.data)
+	return err
+}
+
+// resize passes terminal sizes on until ctx ends or sizes is closed.
+func resize(ctx, call context.Context, p runtime.Process, sizes <-chan engine.Size) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case sz, ok := <-sizes:
+			if !ok {
+				return
+			}
+			_ = p.ResizePty(call, runtime.ConsoleSize{Width: uint32(sz.Width), Height: uint32(sz.Height)})
+		}
+	}
+}
+
+// ReopenLog opens the log path anew.
+func (e *Engine) ReopenLog(_ context.Context, id string) error {
+	c, err := e.find(id)
+	if err != nil {
+		return err
+	}
+	c.mu.Lock()
+	out := c.out
+	c.mu.Unlock()
+	if out == nil || out.log == nil {
+		return fmt.Errorf("reopening log of container %s: %w", id, engine.ErrNotRunning)
+	}
+	if err := out.log.Reopen(); err != nil {
+		if errors.Is(err, os.ErrClosed) {
+			return fmt.Errorf("reopening log of container %s: %w", id, engine.ErrNotRunning)
+		}
+		return fmt.Errorf("reopening log of container %s: %w", id, err)
+	}
+	return nil
+}
