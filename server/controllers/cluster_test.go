@@ -25,8 +25,9 @@ import (
 // scheduler and agents: it binds pods and lets them run.
 type cluster struct {
 	*client.Client
-	t   *testing.T
-	ctx context.Context
+	t    *testing.T
+	ctx  context.Context
+	loop *reconcile.Loop
 
 	mu sync.Mutex
 	// now is added to the real time for the controllers; guarded by mu.
@@ -75,6 +76,7 @@ func start(t *testing.T) *cluster {
 	if err != nil {
 		t.Fatal(err)
 	}
+	c.loop = loop
 	run("controllers", loop.Run)
 	make_(c, api.Namespaces, &core.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "default"}})
 	return c
@@ -84,6 +86,27 @@ func (c *cluster) now() time.Time {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return time.Now().Add(c.ahead)
+}
+
+// runs counts the runs of all controllers.
+func (c *cluster) runs() uint64 {
+	n := uint64(0)
+	for _, m := range c.loop.Metrics() {
+		n += m.Runs
+	}
+	return n
+}
+
+// settle waits until no controller has had anything to do for a while.
+func (c *cluster) settle() {
+	for before := c.runs() + 1; before != c.runs(); {
+		before = c.runs()
+		select {
+		case <-time.After(50 * time.Millisecond):
+		case <-c.ctx.Done():
+			c.t.Fatal("the controllers do not come to rest")
+		}
+	}
 }
 
 // standIn binds pods to node "n1", lets them run and become ready, and ends them
