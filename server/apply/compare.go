@@ -34,8 +34,16 @@ type walker struct {
 func (p *kindPlan) compare(old, obj reflect.Value, skip string) (*difference, error) {
 	w := &walker{path: make(fieldpath.Path, 0, 16)}
 	for i := range p.root.fields {
-		f := &p.root.fields[i]
-		if *f.element.FieldName != skip {
+		switch f := &p.root.fields[i]; *f.element.FieldName {
+		case skip:
+		case "metadata": // owned only by its fields
+			w.path = append(w.path, f.element)
+			a, b := f.of(old), f.of(obj)
+			for n := range f.plan.fields {
+				w.field(&f.plan.fields[n], a, b)
+			}
+			w.path = w.path[:0]
+		default:
 			w.field(f, old, obj)
 		}
 	}

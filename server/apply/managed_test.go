@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"math/rand/v2"
 	"reflect"
+	"slices"
 	"testing"
 	"time"
 
@@ -66,6 +67,7 @@ func fields(o api.Object) []string {
 	for _, e := range o.GetManagedFields() {
 		out = append(out, string(e.Operation)+" "+e.Manager+" "+e.APIVersion+" "+e.Subresource+" "+e.FieldsV1.GetRawString())
 	}
+	slices.Sort(out)
 	return out
 }
 
