@@ -62,13 +62,13 @@ func object[T any](a *registry.Attributes) (*T, bool) {
 	if a.Subresource != "" {
 		return nil, false
 	}
-	o, ok := a.Object.(any).(*T)
+	o, ok := any(a.Object).(*T)
 	return o, ok && o != nil
 }
 
 // old returns what is stored as T, nil for a create.
 func old[T any](a *registry.Attributes) *T {
-	o, _ := a.Old.(any).(*T)
+	o, _ := any(a.Old).(*T)
 	return o
 }
 

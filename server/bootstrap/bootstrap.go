@@ -32,6 +32,8 @@ type Config struct {
 	// ServiceIP is the first address of ServiceCIDR; DNS that of kube-dns.
 	ServiceCIDR    netip.Prefix
 	ServiceIP, DNS netip.Addr
+	// NoDNS leaves the kube-dns Service out.
+	NoDNS bool
 	// ServerCA and ClientCA as PEM.
 	ServerCA, ClientCA []byte
 }
@@ -100,7 +102,12 @@ func (c Config) wanted() []wanted {
 	}
 	add(api.ServiceCIDRs.Facts, c.serviceCIDR(), nil)
 	add(api.Services.Facts, c.kubernetesService(), mendService(c.kubernetesService()))
-	add(api.Services.Facts, c.dnsService(), mendService(c.dnsService()))
+	if !c.NoDNS {
+		add(api.Services.Facts, c.dnsService(), mendService(c.dnsService()))
+	}
+	if c.Address.IsLoopback() {
+		return out // a host without any network: nobody else could use the address, and endpoints may not have it
+	}
 	add(api.Endpoints.Facts, c.endpoints(), mendEndpoints(c.endpoints()))
 	add(api.EndpointSlices.Facts, c.endpointSlice(), mendEndpointSlice(c.endpointSlice()))
 	return out

@@ -25,6 +25,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"fmt"
+	"log/slog"
 	"net"
 	"os"
 	"path/filepath"
@@ -56,6 +57,7 @@ type Config struct {
 	Token string
 	// Now is the clock; nil is time.Now.
 	Now func() time.Time
+	Log *slog.Logger
 }
 
 // PKI holds what New loaded or made. Its fields do not change, but for the leaves.
@@ -77,6 +79,9 @@ func New(cfg Config) (*PKI, error) {
 	}
 	if cfg.Now == nil {
 		cfg.Now = time.Now
+	}
+	if cfg.Log == nil {
+		cfg.Log = slog.Default()
 	}
 	if cfg.ClusterDomain == "" {
 		cfg.ClusterDomain = "cluster.local"
@@ -103,8 +108,9 @@ func (p *PKI) Run(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-t.C:
+			// The old leaf still serves for months; the next tick tries again.
 			if err := p.Renew(); err != nil {
-				return err
+				p.cfg.Log.Error("renewing certificates failed", "err", err)
 			}
 		}
 	}

@@ -1,0 +1,240 @@
+package server
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/spf13/pflag"
+	"k8s.io/apimachinery/pkg/util/validation"
+)
+
+// Config of the control plane. AddFlags fills it; New reads it and changes nothing.
+// Texts are as a person wrote them; resolved has them parsed.
+type Config struct {
+	DataDir string
+	// Token is a join token or its secret part; TokenFile is where to read it.
+	Token, TokenFile string
+	BindAddress      string
+	// HTTPSPort 0 takes any free one (tests).
+	HTTPSPort        int
+	AdvertiseAddress string
+	NodeIP           []string
+	NodeName         string
+	TLSSAN           []string
+	// WriteKubeconfig empty writes none.
+	WriteKubeconfig, WriteKubeconfigMode string
+	DisableAgent                         bool
+	ClusterCIDR, ServiceCIDR             string
+	// ClusterDNS empty is the tenth address of ServiceCIDR.
+	ClusterDNS, ClusterDomain string
+	ServiceNodePortRange      string
+	Disable                   []string
+
+	// Version is what /version says, such as v1.37.0+orch.1.
+	Version, Commit, BuildDate string
+}
+
+// AddFlags declares the flags of `orch server` with their defaults.
+func (c *Config) AddFlags(f *pflag.FlagSet) {
+	f.StringVarP(&c.DataDir, "data-dir", "d", "/var/lib/orch", "folder for the state of this host")
+	f.StringVarP(&c.Token, "token", "t", "", "secret that nodes join with (default: drawn once, kept in <data-dir>/server/token)")
+	f.StringVar(&c.TokenFile, "token-file", "", "file to read the token from")
+	f.StringVar(&c.BindAddress, "bind-address", "0.0.0.0", "address that the API listens on")
+	f.IntVar(&c.HTTPSPort, "https-listen-port", 6443, "port that the API listens on")
+	f.StringVar(&c.AdvertiseAddress, "advertise-address", "", "address under which pods and nodes reach the API (default: node-ip)")
+	f.StringSliceVarP(&c.NodeIP, "node-ip", "i", nil, "address of this host in the cluster (default: found on its interfaces)")
+	f.StringVar(&c.NodeName, "node-name", "", "name of this node (default: host name)")
+	f.StringSliceVar(&c.TLSSAN, "tls-san", nil, "further names or addresses for the API's certificate")
+	f.StringVarP(&c.WriteKubeconfig, "write-kubeconfig", "o", "/etc/orch/orch.yaml", "where to write the administrator's kubeconfig")
+	f.StringVar(&c.WriteKubeconfigMode, "write-kubeconfig-mode", "0600", "file mode of the kubeconfig")
+	f.BoolVar(&c.DisableAgent, "disable-agent", false, "run no node on this host")
+	f.StringVar(&c.ClusterCIDR, "cluster-cidr", "10.42.0.0/16", "addresses of pods")
+	f.StringVar(&c.ServiceCIDR, "service-cidr", "10.43.0.0/16", "addresses of Services")
+	f.StringVar(&c.ClusterDNS, "cluster-dns", "", "address of the cluster's DNS (default: the tenth of service-cidr, 10.43.0.10)")
+	f.StringVar(&c.ClusterDomain, "cluster-domain", "cluster.local", "DNS domain of the cluster")
+	f.StringVar(&c.ServiceNodePortRange, "service-node-port-range", "30000-32767", "ports for Services of type NodePort")
+	f.StringSliceVar(&c.Disable, "disable", nil, "packaged parts to leave out: "+strings.Join(disableable, ", "))
+}
+
+// disableable are the names that --disable knows, those of k3s.
+var disableable = []string{"coredns", "servicelb", "traefik", "local-storage", "metrics-server", "runtimes"}
+
+// resolved is a Config parsed and completed.
+type resolved struct {
+	Config
+	bind, advertise, dns     netip.Addr
+	nodeIPs                  []netip.Addr
+	clusterCIDR, serviceCIDR netip.Prefix
+	firstPort, lastPort      int
+	kubeconfigMode           os.FileMode
+}
+
+// Validate says what is wrong and how to mend it.
+func (c *Config) Validate() error {
+	_, err := c.resolve()
+	return err
+}
+
+func (c *Config) resolve() (*resolved, error) {
+	r := &resolved{Config: *c}
+	for _, step := range []func() error{r.resolvePlaces, r.resolveNode, r.resolveAddresses, r.resolveRanges} {
+		if err := step(); err != nil {
+			return nil, err
+		}
+	}
+	return r, nil
+}
+
+func (r *resolved) resolvePlaces() error {
+	if r.DataDir == "" {
+		return errors.New("--data-dir is empty")
+	}
+	dir, err := filepath.Abs(r.DataDir)
+	if err != nil {
+		return fmt.Errorf("--data-dir: %w", err)
+	}
+	r.DataDir = dir
+	if r.Token != "" && r.TokenFile != "" {
+		return errors.New("--token and --token-file exclude each other")
+	}
+	if r.TokenFile != "" {
+		b, err := os.ReadFile(r.TokenFile)
+		if err != nil {
+			return fmt.Errorf("--token-file: %w", err)
+		}
+		r.Token = strings.TrimSpace(string(b))
+	}
+	mode, err := strconv.ParseUint(r.WriteKubeconfigMode, 8, 32)
+	if r.WriteKubeconfigMode == "" {
+		mode, err = 0o600, nil
+	}
+	if err != nil || mode > 0o777 {
+		return fmt.Errorf("--write-kubeconfig-mode %q is no file mode such as 0600", r.WriteKubeconfigMode)
+	}
+	r.kubeconfigMode = os.FileMode(mode)
+	for _, d := range r.Disable {
+		if !slices.Contains(disableable, d) {
+			return fmt.Errorf("--disable: there is no part %q; known are %s", d, strings.Join(disableable, ", "))
+		}
+	}
+	return nil
+}
+
+func (r *resolved) resolveNode() error {
+	if r.NodeName == "" {
+		host, err := os.Hostname()
+		if err != nil {
+			return fmt.Errorf("finding the host name: %w; give --node-name", err)
+		}
+		r.NodeName = host
+	}
+	r.NodeName = strings.ToLower(r.NodeName)
+	if bad := validation.IsDNS1123Subdomain(r.NodeName); len(bad) > 0 {
+		return fmt.Errorf("node name %q: %s; give another by --node-name", r.NodeName, bad[0])
+	}
+	if bad := validation.IsDNS1123Subdomain(r.ClusterDomain); len(bad) > 0 {
+		return fmt.Errorf("--cluster-domain %q: %s", r.ClusterDomain, bad[0])
+	}
+	return nil
+}
+
+func (r *resolved) resolveAddresses() (err error) {
+	if r.BindAddress == "" {
+		r.BindAddress = "0.0.0.0"
+	}
+	if r.bind, err = netip.ParseAddr(r.BindAddress); err != nil {
+		return fmt.Errorf("--bind-address %q is no IP address", r.BindAddress)
+	}
+	if r.HTTPSPort < 0 || r.HTTPSPort > 65535 {
+		return fmt.Errorf("--https-listen-port %d is no port", r.HTTPSPort)
+	}
+	for _, s := range r.NodeIP {
+		ip, err := netip.ParseAddr(s)
+		if err != nil {
+			return fmt.Errorf("--node-ip %q is no IP address", s)
+		}
+		r.nodeIPs = append(r.nodeIPs, ip)
+	}
+	if len(r.nodeIPs) == 0 {
+		r.nodeIPs = []netip.Addr{hostAddress()}
+	}
+	switch {
+	case r.AdvertiseAddress != "":
+		if r.advertise, err = netip.ParseAddr(r.AdvertiseAddress); err != nil {
+			return fmt.Errorf("--advertise-address %q is no IP address", r.AdvertiseAddress)
+		}
+	case !r.bind.IsUnspecified() && len(r.NodeIP) == 0:
+		r.advertise = r.bind
+	default:
+		r.advertise = r.nodeIPs[0]
+	}
+	return nil
+}
+
+// hostAddress is the first address of this host that others could reach; loopback
+// if it has none. No default route is needed.
+func hostAddress() netip.Addr {
+	addrs, err := net.InterfaceAddrs()
+	if err != nil {
+		return netip.AddrFrom4([4]byte{127, 0, 0, 1})
+	}
+	var v6 netip.Addr
+	for _, a := range addrs {
+		p, err := netip.ParsePrefix(a.String())
+		if err != nil || !p.Addr().IsGlobalUnicast() {
+			continue
+		}
+		if p.Addr().Is4() {
+			return p.Addr()
+		}
+		if !v6.IsValid() {
+			v6 = p.Addr()
+		}
+	}
+	if v6.IsValid() {
+		return v6
+	}
+	return netip.AddrFrom4([4]byte{127, 0, 0, 1})
+}
+
+func (r *resolved) resolveRanges() (err error) {
+	if r.clusterCIDR, err = netip.ParsePrefix(r.ClusterCIDR); err != nil {
+		return fmt.Errorf("--cluster-cidr %q is no range such as 10.42.0.0/16", r.ClusterCIDR)
+	}
+	if r.serviceCIDR, err = netip.ParsePrefix(r.ServiceCIDR); err != nil {
+		return fmt.Errorf("--service-cidr %q is no range such as 10.43.0.0/16", r.ServiceCIDR)
+	}
+	r.clusterCIDR, r.serviceCIDR = r.clusterCIDR.Masked(), r.serviceCIDR.Masked()
+	if r.clusterCIDR.Overlaps(r.serviceCIDR) {
+		return fmt.Errorf("--cluster-cidr %s and --service-cidr %s overlap", r.clusterCIDR, r.serviceCIDR)
+	}
+	if r.ClusterDNS == "" {
+		r.dns = r.serviceCIDR.Addr()
+		for range 10 {
+			r.dns = r.dns.Next()
+		}
+		r.ClusterDNS = r.dns.String()
+	} else if r.dns, err = netip.ParseAddr(r.ClusterDNS); err != nil {
+		return fmt.Errorf("--cluster-dns %q is no IP address", r.ClusterDNS)
+	}
+	if !r.serviceCIDR.Contains(r.dns) || r.dns == r.serviceCIDR.Addr() || r.dns == r.serviceCIDR.Addr().Next() {
+		return fmt.Errorf("--cluster-dns %s must lie in --service-cidr %s, behind its first address", r.dns, r.serviceCIDR)
+	}
+	lo, hi, ok := strings.Cut(strings.ReplaceAll(r.ServiceNodePortRange, ":", "-"), "-")
+	first, err1 := strconv.Atoi(lo)
+	last, err2 := strconv.Atoi(hi)
+	if !ok || err1 != nil || err2 != nil || first < 1 || last > 65535 || first > last {
+		return fmt.Errorf("--service-node-port-range %q is no range such as 30000-32767", r.ServiceNodePortRange)
+	}
+	r.firstPort, r.lastPort = first, last
+	return nil
+}
+
+func (r *resolved) without(part string) bool { return slices.Contains(r.Disable, part) }

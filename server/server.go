@@ -1,0 +1,266 @@
+// Package server is the control plane as a library: it puts the parts below it
+// together, starts them in order and stops them in the reverse one. It decides
+// nothing itself. The store is opened by the caller; scheduler and controllers
+// come in as Parts.
+//
+// Start reading at New and parts.
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	"orch/api"
+	"orch/api/client"
+	"orch/api/reconcile"
+	"orch/datastore"
+	"orch/server/access"
+	"orch/server/access/upkeep"
+	"orch/server/admission"
+	"orch/server/admission/quota"
+	"orch/server/allocate"
+	"orch/server/bootstrap"
+	"orch/server/join"
+	"orch/server/pki"
+	"orch/server/registry"
+	"orch/server/rest"
+	"orch/server/tunnel"
+)
+
+// loopback is whom the server's own parts act as where they need every right.
+var loopback = registry.User{Name: "system:apiserver", Groups: []string{api.GroupMasters, api.GroupAuthenticated}}
+
+// Server is a control plane. Make it with New, add Parts, then Run it once.
+type Server struct {
+	cfg      *resolved
+	log      *slog.Logger
+	listener net.Listener
+	pki      *pki.PKI
+	registry *registry.Registry
+	access   *access.Access
+	admit    *admission.List
+	boot     *bootstrap.Bootstrap
+	tunnel   *tunnel.Tunnel
+	rest     *rest.Server
+	upkeep   *reconcile.Loop
+	more     []Part
+	ready    chan struct{}
+}
+
+// New checks cfg, makes certificates, takes the port and puts the parts together.
+// Nothing runs yet, and nothing is read from the store. Run closes the port.
+func New(cfg Config, store datastore.Store, log *slog.Logger) (*Server, error) {
+	r, err := cfg.resolve()
+	if err != nil {
+		return nil, err
+	}
+	if log == nil {
+		log = slog.Default()
+	}
+	s := &Server{cfg: r, log: log, ready: make(chan struct{})}
+	if s.pki, err = pki.New(s.pkiConfig()); err != nil {
+		return nil, err
+	}
+	s.listener, err = net.Listen("tcp", net.JoinHostPort(r.BindAddress, strconv.Itoa(r.HTTPSPort)))
+	if err != nil {
+		return nil, fmt.Errorf("taking the API's port: %w; is another server running, or choose --https-listen-port", err)
+	}
+	if err := s.assemble(store); err != nil {
+		return nil, errors.Join(err, s.listener.Close())
+	}
+	return s, nil
+}
+
+func (s *Server) pkiConfig() pki.Config {
+	c := pki.Config{
+		Dir: filepath.Join(s.cfg.DataDir, "server"), Hostname: s.cfg.NodeName, SANs: s.cfg.TLSSAN,
+		ClusterDomain: s.cfg.ClusterDomain, Token: s.cfg.Token, Log: s.log,
+	}
+	if host, err := os.Hostname(); err == nil {
+		c.SANs = append(append([]string{}, c.SANs...), host)
+	}
+	for _, ip := range append(s.cfg.nodeIPs, s.cfg.advertise, s.cfg.bind, s.cfg.serviceCIDR.Addr().Next()) {
+		c.IPs = append(c.IPs, net.IP(ip.AsSlice()))
+	}
+	return c
+}
+
+// assemble makes the parts, each from those before it.
+func (s *Server) assemble(store datastore.Store) (err error) {
+	if s.registry, err = registry.New(registry.Config{Store: store, Resources: registry.BuiltIn(), Log: s.log}); err != nil {
+		return err
+	}
+	self := s.registry.Client(loopback)
+	s.access, err = access.New(access.Config{Keys: s.pki, Cache: self, ClusterDomain: s.cfg.ClusterDomain, URL: s.url()})
+	if err != nil {
+		return err
+	}
+	s.access.Install(s.registry)
+	services, err := allocate.New(allocate.Config{ServiceCIDR: s.cfg.serviceCIDR, FirstPort: s.cfg.firstPort, LastPort: s.cfg.lastPort})
+	if err != nil {
+		return err
+	}
+	if s.admit, err = admission.New(admission.Config{Cache: self, Access: s.access, Services: services}); err != nil {
+		return err
+	}
+	s.registry.SetAdmission(s.admit)
+	s.boot, err = bootstrap.New(bootstrap.Config{
+		Client: self, Address: s.cfg.advertise, Port: int32(s.Port()), ServiceCIDR: s.cfg.serviceCIDR, ServiceIP: services.FirstIP(),
+		DNS: s.cfg.dns, NoDNS: s.cfg.without("coredns"), ServerCA: s.pki.ServerCA(), ClientCA: s.pki.ClientCA(),
+	})
+	if err != nil {
+		return err
+	}
+	if s.tunnel, err = tunnel.New(tunnel.Config{Node: s.nodeOf, Log: s.log}); err != nil {
+		return err
+	}
+	specs := append(upkeep.Specs(upkeep.Deps{Client: self, Access: s.access, PKI: s.pki, Now: time.Now}), quota.Spec(self, time.Now))
+	if s.upkeep, err = reconcile.New(self, specs...); err != nil {
+		return err
+	}
+	return s.assembleREST(self)
+}
+
+func (s *Server) assembleREST(self *client.Client) error {
+	joins, err := join.New(join.Config{
+		Authority: s.pki, Accepts: s.pki.Token().Accepts, Client: self, Log: s.log,
+		Cluster: join.Cluster{
+			ClusterCIDR: s.cfg.clusterCIDR.String(), ServiceCIDR: s.cfg.serviceCIDR.String(), ClusterDNS: s.cfg.dns.String(),
+			ClusterDomain: s.cfg.ClusterDomain, NodePortRange: fmt.Sprintf("%d-%d", s.cfg.firstPort, s.cfg.lastPort),
+		},
+	})
+	if err != nil {
+		return err
+	}
+	s.rest, err = rest.New(rest.Config{
+		Registry: s.registry, Authenticator: s.access, Authorizer: s.access, Nodes: s.tunnel,
+		Handlers: map[string]http.Handler{
+			api.PathCACerts: http.HandlerFunc(joins.CACerts), api.PathJoin: joins, api.PathTunnel: s.tunnel,
+		},
+		Protected: s.pages(),
+		Checks:    []rest.Check{{Name: "started", Ready: true, Check: s.started}},
+		Listener:  s.listener, TLS: s.pki.TLSConfig(),
+		Version: s.cfg.Version, Commit: s.cfg.Commit, BuildDate: s.cfg.BuildDate, Log: s.log,
+	})
+	return err
+}
+
+// nodeOf tells whose tunnel a request wants to be.
+func (s *Server) nodeOf(r *http.Request) (string, error) {
+	u, _, err := s.access.Authenticate(r)
+	if err != nil {
+		return "", err
+	}
+	node, ok := access.NodeOf(u)
+	if !ok {
+		return "", fmt.Errorf("user %q is no node", u.Name)
+	}
+	return node, nil
+}
+
+func (s *Server) started(context.Context) error {
+	select {
+	case <-s.ready:
+		return nil
+	default:
+		return errors.New("not all parts have started")
+	}
+}
+
+// Add puts parts behind those of the server: scheduler, controllers. Call it
+// before Run.
+func (s *Server) Add(p ...Part) { s.more = append(s.more, p...) }
+
+// Run starts the parts in order and serves until ctx ends or a part fails.
+func (s *Server) Run(ctx context.Context) error {
+	defer s.listener.Close()
+	if err := s.writeKubeconfig(); err != nil {
+		return err
+	}
+	return runInOrder(ctx, append(s.parts(), s.more...), func() { close(s.ready) })
+}
+
+// parts is the order of the start; the stop is its mirror.
+func (s *Server) parts() []Part {
+	return []Part{
+		{Name: "registry", Run: s.registry.Run, Ready: s.registry.Ready()},
+		{Name: "certificates", Run: s.pki.Run},
+		{Name: "access", Run: s.access.Run, Ready: s.access.Ready()},
+		{Name: "admission", Run: s.admit.Run, Ready: s.admit.Ready()},
+		{Name: "system objects", Run: s.boot.Run, Ready: s.boot.Ready()},
+		{Name: "tunnel", Run: s.tunnel.Run},
+		{Name: "API", Run: s.rest.Run},
+		{Name: "upkeep", Run: s.upkeep.Run},
+	}
+}
+
+// Ready closes once every part has started and the API serves.
+func (s *Server) Ready() <-chan struct{} { return s.ready }
+
+// Client acts in this process as a user, without authorization.
+func (s *Server) Client(user string, groups ...string) *client.Client {
+	return s.registry.Client(registry.User{Name: user, Groups: append(groups, api.GroupAuthenticated)})
+}
+
+// Tunnel reaches the nodes; the local node registers its handler there.
+func (s *Server) Tunnel() *tunnel.Tunnel { return s.tunnel }
+
+// Access decides about requests to the node's own HTTPS endpoints too.
+func (s *Server) Access() *access.Access { return s.access }
+
+// PKI has the authorities, for the local node's certificates.
+func (s *Server) PKI() *pki.PKI { return s.pki }
+
+// Port is the one that the API listens on.
+func (s *Server) Port() int { return s.listener.Addr().(*net.TCPAddr).Port }
+
+// Resolved is the configuration with everything that was left open filled in.
+func (s *Server) Resolved() Config {
+	c := s.cfg.Config
+	c.AdvertiseAddress = s.cfg.advertise.String()
+	c.NodeIP = nil
+	for _, ip := range s.cfg.nodeIPs {
+		c.NodeIP = append(c.NodeIP, ip.String())
+	}
+	return c
+}
+
+// url is how this host's own clients reach the API.
+func (s *Server) url() string {
+	host := s.cfg.BindAddress
+	switch {
+	case s.cfg.bind.IsUnspecified() && s.cfg.bind.Is6():
+		host = "::1"
+	case s.cfg.bind.IsUnspecified():
+		host = "127.0.0.1"
+	}
+	return "https://" + net.JoinHostPort(host, strconv.Itoa(s.Port()))
+}
+
+// KubeconfigPath is where Run writes the administrator's kubeconfig; empty if nowhere.
+func (s *Server) KubeconfigPath() string { return s.cfg.WriteKubeconfig }
+
+// Kubeconfig is its content.
+func (s *Server) Kubeconfig() ([]byte, error) { return s.pki.Kubeconfig(s.url()) }
+
+func (s *Server) writeKubeconfig() error {
+	if s.cfg.WriteKubeconfig == "" {
+		return nil
+	}
+	b, err := s.Kubeconfig()
+	if err != nil {
+		return err
+	}
+	if old, err := os.ReadFile(s.cfg.WriteKubeconfig); err == nil && string(old) == string(b) {
+		return os.Chmod(s.cfg.WriteKubeconfig, s.cfg.kubeconfigMode)
+	}
+	return pki.WriteFile(s.cfg.WriteKubeconfig, b, s.cfg.kubeconfigMode)
+}
