@@ -48,14 +48,14 @@ func Main(ctx context.Context, p Program, args []string) int {
 	case "kubectl":
 		return kubectl(p, args[1:])
 	case "ctr":
-		return ctr(p, args[1:])
+		return ctr(ctx, p, args[1:])
 	}
 	if len(args) > 1 {
 		switch args[1] { // these parse their arguments themselves
 		case "kubectl":
 			return kubectl(p, args[2:])
 		case "ctr":
-			return ctr(p, args[2:])
+			return ctr(ctx, p, args[2:])
 		}
 	}
 	root := New(p)

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"context"
 	"fmt"
 	"slices"
 
@@ -14,17 +15,16 @@ const Socket = "/run/orch/containerd/containerd.sock"
 const namespace = "k8s.io"
 
 // ctr runs the embedded containerd client with orch's socket and namespace as defaults.
-func ctr(p Program, args []string) int {
+func ctr(ctx context.Context, p Program, args []string) int {
 	program := app.New()
 	for _, d := range []struct{ long, short, value string }{{"--address", "-a", Socket}, {"--namespace", "-n", namespace}} {
 		if !slices.ContainsFunc(args, func(a string) bool { return a == d.long || a == d.short }) {
 			args = append([]string{d.long, d.value}, args...)
 		}
 	}
-	if err := program.Run(append([]string{"ctr"}, args...)); err != nil {
+	if err := program.Run(ctx, append([]string{"ctr"}, args...)); err != nil {
 		fmt.Fprintf(p.Stderr, "ctr: %v\n", err)
 		return 1
 	}
 	return 0
 }
-

@@ -1,0 +1,126 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"path/filepath"
+
+	"github.com/spf13/pflag"
+	"golang.org/x/sync/errgroup"
+
+	"orch/api"
+	"orch/api/events"
+	"orch/api/reconcile"
+	"orch/datastore/bolt"
+	"orch/server"
+	"orch/server/controllers"
+	"orch/server/scheduler"
+)
+
+// serverPart is `orch server`: the control plane and, unless told not to, a node.
+type serverPart struct {
+	log    *slog.Logger
+	config server.Config
+	node   nodeConfig
+}
+
+func (s *serverPart) AddFlags(f *pflag.FlagSet) {
+	s.config.AddFlags(f)
+	s.node.AddFlags(f)
+}
+
+// Run opens the store, then runs control plane and node until ctx ends. The node
+// stops first: it leaves its containers running.
+func (s *serverPart) Run(ctx context.Context) (err error) {
+	s.config.Version, s.config.Commit = kubernetesVersion+"+orch", version
+	if err := s.config.Validate(); err != nil {
+		return err
+	}
+	store, err := bolt.Open(bolt.Config{Path: filepath.Join(s.config.DataDir, "server", "db", "state.db"), Log: s.log})
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if cerr := store.Close(); err == nil {
+			err = cerr
+		}
+	}()
+	control, err := server.New(s.config, store, s.log)
+	if err != nil {
+		return err
+	}
+	parts, err := controlParts(control, s.log)
+	if err != nil {
+		return err
+	}
+	control.Add(parts...)
+	if !s.config.DisableAgent {
+		part, err := s.nodePart(control)
+		if err != nil {
+			return err
+		}
+		control.Add(part)
+	}
+	go s.announce(ctx, control)
+	return control.Run(ctx)
+}
+
+// announce says that the cluster may be used: the API serves, the system's
+// objects are there, and the local node is Ready.
+func (s *serverPart) announce(ctx context.Context, control *server.Server) {
+	select {
+	case <-control.Ready():
+		s.log.Info("orch is ready", "kubeconfig", control.KubeconfigPath(), "port", control.Port())
+		notify("READY=1")
+	case <-ctx.Done():
+		notify("STOPPING=1")
+	}
+}
+
+// controlParts are the controllers and the scheduler, each with the identity and
+// the event source that upstream's have.
+func controlParts(control *server.Server, log *slog.Logger) ([]server.Part, error) {
+	c := control.Client(api.ControllerUser)
+	said, err := events.New(events.Config{Client: c, Component: "kube-controller-manager"})
+	if err != nil {
+		return nil, err
+	}
+	specs, err := controllers.Specs(controllers.Deps{Client: c, Events: said, ClusterCIDR: control.Resolved().ClusterCIDR,
+		RootCA: control.PKI().ServerCA(), Kinds: control.Kinds, Changed: control.KindsChanged})
+	if err != nil {
+		return nil, err
+	}
+	loop, err := reconcile.New(c, specs...)
+	if err != nil {
+		return nil, err
+	}
+	sc := control.Client(api.SchedulerUser)
+	decided, err := events.New(events.Config{Client: sc, Component: api.DefaultSchedulerName})
+	if err != nil {
+		return nil, err
+	}
+	sched, err := scheduler.New(scheduler.Config{Client: sc, Events: decided, Log: log})
+	if err != nil {
+		return nil, err
+	}
+	return []server.Part{
+		{Name: "events", Run: both(said.Run, decided.Run)},
+		{Name: "controllers", Run: loop.Run},
+		{Name: "scheduler", Run: sched.Run},
+	}, nil
+}
+
+// both runs all of them until ctx ends or one fails.
+func both(runs ...func(context.Context) error) func(context.Context) error {
+	return func(ctx context.Context) error {
+		g, ctx := errgroup.WithContext(ctx)
+		for _, run := range runs {
+			g.Go(func() error { return run(ctx) })
+		}
+		if err := g.Wait(); err != nil {
+			return fmt.Errorf("running parts together: %w", err)
+		}
+		return nil
+	}
+}
