@@ -17,6 +17,7 @@ import (
 
 	core "k8s.io/api/core/v1"
 	rbac "k8s.io/api/rbac/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"orch/api"
@@ -315,6 +316,8 @@ func TestPortTaken(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 }
+
+func quantity(s string) resource.Quantity { return resource.MustParse(s) }
 
 func makeAccount(t testing.TB, s *Server, namespace, name string) {
 	t.Helper()
