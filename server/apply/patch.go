@@ -1,7 +1,6 @@
 package apply
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -74,17 +73,6 @@ func applyRecovered(p jsonpatch.Patch, doc []byte) (out []byte, err error) {
 	return p.Apply(doc)
 }
 
-func mergePatch(doc, patch []byte) ([]byte, error) {
-	if p := bytes.TrimSpace(patch); len(p) == 0 || p[0] != '{' {
-		return nil, errors.New("error decoding patch: a merge patch must be a JSON object")
-	}
-	out, err := jsonpatch.MergePatch(doc, patch)
-	if err != nil {
-		return nil, fmt.Errorf("error decoding patch: %w", err)
-	}
-	return out, nil
-}
-
 func strategicPatch(doc, patch []byte, f *api.Facts) ([]byte, error) {
 	var was, by map[string]any
 	if err := json.Unmarshal(doc, &was); err != nil {
@@ -120,6 +108,13 @@ func Decode(doc []byte, into runtime.Object, strict bool) (unknown []error, err 
 		return kjson.UnmarshalStrict(doc, to)
 	}
 	return nil, kjson.UnmarshalCaseSensitivePreserveInts(doc, to)
+}
+
+// Repeated lists the fields that a patch names twice.
+func Repeated(patch []byte) []error {
+	var v any
+	strict, _ := kjson.UnmarshalStrict(patch, &v) // that it is JSON at all is checked elsewhere
+	return strict
 }
 
 // ParseIntent reads the body of a server-side apply: YAML or JSON. Repeated fields

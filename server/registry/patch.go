@@ -66,9 +66,13 @@ func (w *op) patched(old *Item, pt types.PatchType, patch []byte, strictness str
 
 // decodePatched reads what a patch made, as strictly as the client asked for.
 func (w *op) decodePatched(doc, patch []byte, into runtime.Object, strictness string) error {
-	strict, err := apply.Decode(doc, into, strictness != metav1.FieldValidationIgnore)
+	careful := strictness == metav1.FieldValidationStrict || strictness != metav1.FieldValidationIgnore && w.q.Warn != nil
+	strict, err := apply.Decode(doc, into, careful)
 	if err != nil {
 		return apierrors.NewBadRequest(err.Error())
+	}
+	if careful {
+		strict = append(apply.Repeated(patch), strict...)
 	}
 	switch {
 	case len(strict) == 0:
