@@ -28,15 +28,15 @@ const (
 
 // Reasons of kills and waits.
 const (
-	ReasonLiveness    = "Liveness"
-	ReasonStartup     = "Startup"
-	ReasonChanged     = "Changed"
-	ReasonStopping    = "Stopping"
-	ReasonCrashLoop   = "CrashLoopBackOff"
-	ReasonRetry       = "Retry"
-	ReasonDeadline    = "DeadlineExceeded"
-	deadlineText      = "Pod was active on the node longer than the specified deadline"
-	defaultGrace      = 30 * time.Second
+	ReasonLiveness  = "Liveness"
+	ReasonStartup   = "Startup"
+	ReasonChanged   = "Changed"
+	ReasonStopping  = "Stopping"
+	ReasonCrashLoop = "CrashLoopBackOff"
+	ReasonRetry     = "Retry"
+	ReasonDeadline  = "DeadlineExceeded"
+	deadlineText    = "Pod was active on the node longer than the specified deadline"
+	defaultGrace    = 30 * time.Second
 )
 
 // Action is one thing to do.

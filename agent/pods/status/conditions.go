@@ -6,7 +6,6 @@ import (
 	"strings"
 
 	core "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"orch/agent/pods/plan"
 )
@@ -34,7 +33,7 @@ func (in Input) conditions(s *core.PodStatus) []core.PodCondition {
 	var out []core.PodCondition
 	for _, c := range own {
 		c.ObservedGeneration = in.Pod.Generation
-		c.LastTransitionTime = metav1.NewTime(in.Now)
+		c.LastTransitionTime = stamp(in.Now)
 		if old := find(in.Old.Conditions, c.Type); old != nil && old.Status == c.Status {
 			c.LastTransitionTime = old.LastTransitionTime
 		}
@@ -128,4 +127,13 @@ func (in Input) podReady(containers core.PodCondition) core.PodCondition {
 		c.Status, c.Reason, c.Message = core.ConditionFalse, gatesNotReady, strings.Join(problems, ", ")
 	}
 	return c
+}
+
+// Owned tells whether the agent decides on that condition.
+func Owned(t core.PodConditionType) bool {
+	switch t {
+	case core.PodReadyToStartContainers, core.PodInitialized, core.PodReady, core.ContainersReady, core.PodScheduled:
+		return true
+	}
+	return false
 }

@@ -7,6 +7,7 @@ package status
 import (
 	"slices"
 	"strings"
+	"time"
 
 	core "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -40,7 +41,11 @@ type Sandbox struct {
 }
 
 // Verdict is an end that the agent itself decided on.
-type Verdict struct{ Reason, Message string }
+type Verdict struct {
+	Reason, Message string
+	// Rejected is true for a pod that was never taken up.
+	Rejected bool
+}
 
 // Input is all that Compute looks at.
 type Input struct {
@@ -61,9 +66,11 @@ func Compute(in Input) core.PodStatus {
 	s := *in.Old.DeepCopy()
 	s.ObservedGeneration = in.Pod.Generation
 	if !in.StartTime.IsZero() && s.StartTime == nil {
-		s.StartTime = new(metav1.NewTime(in.StartTime))
+		s.StartTime = new(stamp(in.StartTime))
 	}
-	s.InitContainerStatuses, s.ContainerStatuses, s.EphemeralContainerStatuses = in.containers()
+	if in.Verdict == nil || !in.Verdict.Rejected {
+		s.InitContainerStatuses, s.ContainerStatuses, s.EphemeralContainerStatuses = in.containers()
+	}
 	s.Phase = in.phase()
 	if in.Verdict != nil && (in.Finished || s.Phase == core.PodFailed) {
 		s.Reason, s.Message = in.Verdict.Reason, in.Verdict.Message
@@ -122,7 +129,7 @@ func (in Input) container(n plan.Named) core.ContainerStatus {
 	shown := c.Current
 	switch {
 	case c.Running():
-		s.State.Running = &core.ContainerStateRunning{StartedAt: metav1.NewTime(c.Current.StartedAt)}
+		s.State.Running = &core.ContainerStateRunning{StartedAt: stamp(c.Current.StartedAt)}
 	case c.Ended() && (c.Waiting.Reason == "" || in.Finished):
 		s.State.Terminated = in.terminated(c.Current)
 	case c.Ended():
@@ -201,7 +208,7 @@ func (in Input) id(i *plan.Instance) string {
 func (in Input) terminated(i *plan.Instance) *core.ContainerStateTerminated {
 	return &core.ContainerStateTerminated{
 		ExitCode: int32(i.ExitCode), Reason: i.Reason, Message: i.Message,
-		StartedAt: metav1.NewTime(i.StartedAt), FinishedAt: metav1.NewTime(i.FinishedAt),
+		StartedAt: stamp(i.StartedAt), FinishedAt: stamp(i.FinishedAt),
 		ContainerID: in.id(i),
 	}
 }
@@ -230,4 +237,12 @@ func mounts(c *core.Container) []core.VolumeMountStatus {
 		out = append(out, s)
 	}
 	return out
+}
+
+// stamp cuts a time to what the wire carries, so that equal statuses stay equal.
+func stamp(t time.Time) metav1.Time {
+	if t.IsZero() {
+		return metav1.Time{}
+	}
+	return metav1.NewTime(t.Truncate(time.Second))
 }

@@ -1,0 +1,423 @@
+package pods
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sys/unix"
+	core "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+
+	"orch/agent/host"
+	"orch/agent/pods/spec"
+	"orch/agent/pods/status"
+)
+
+// sandbox is what a pod's containers share, while it is made and afterwards. The
+// parts come up side by side; operations wait for those that they need:
+//
+//	namespaces ─ network        -> net
+//	volumes, cgroup, files      -> base (with the namespaces)
+//
+// A part that fails is tried again until the pod is stopped.
+type sandbox struct {
+	host.Sandbox
+	cancel context.CancelFunc
+	// base and net are closed once the part is there; before, its fields are unset.
+	base, net chan struct{}
+	volumes   map[string]host.Mounted
+	files     files
+	ips       []string
+	pod       atomic.Pointer[core.Pod] // newest spec, for retries
+	class     core.PodQOSClass
+	update    func(pod *core.Pod)
+}
+
+// saved is the part of a sandbox that a restarted agent has to know. It lies in the run
+// directory, which a reboot empties, as it does with namespaces.
+type saved struct {
+	host.Sandbox
+	IPs []string `json:"ips"`
+}
+
+// Retry times of a part.
+const (
+	partFirstRetry = 250 * time.Millisecond
+	partMaxRetry   = 15 * time.Second
+)
+
+// prepare begins to make the sandbox, once.
+func (w *worker) prepare(ctx context.Context) {
+	if w.sandbox != nil {
+		return
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	s := newSandbox(w.p.config, w.pod)
+	s.cancel = cancel
+	s.class = w.last.QOSClass
+	if s.class == "" {
+		s.class = status.QOS(w.pod)
+	}
+	p := w.p
+	s.update = func(pod *core.Pod) {
+		if err := p.Cgroups.EnsurePod(pod, s.class); err != nil {
+			p.Log.Warn("updating a pod's control group failed", "namespace", pod.Namespace, "pod", pod.Name, "err", err)
+		}
+	}
+	w.sandbox = s
+	var known []string
+	if w.known != nil {
+		s.Sandbox, known = w.known.sandbox.Sandbox, w.known.sandbox.IPs
+	}
+	w.bringUp(ctx, s, known)
+	w.sweep(ctx)
+}
+
+// sweep kills and removes containers that an earlier run left and that have no
+// place in the pod.
+func (w *worker) sweep(ctx context.Context) {
+	strays := w.strays
+	w.strays = nil
+	if len(strays) == 0 {
+		return
+	}
+	p := w.p
+	p.wg.Go(func() {
+		for _, id := range strays {
+			p.removeStray(ctx, id)
+		}
+	})
+}
+
+func (p *Pods) removeStray(ctx context.Context, id string) {
+	_ = p.Engine.Signal(ctx, id, int(unix.SIGKILL), true) // Remove says what is wrong
+	for wait := endFirstRetry; wait < endMaxRetry; wait *= 2 {
+		err := p.Engine.Remove(ctx, id)
+		if err == nil || ctx.Err() != nil {
+			return
+		}
+		p.Log.Debug("removing a left-over container failed", "container", id, "err", err)
+		select {
+		case <-ctx.Done():
+		case <-time.After(wait):
+		}
+	}
+	p.Log.Warn("removing a left-over container was given up", "container", id)
+}
+
+// bringUp starts the parts. known are the addresses of a network that is there already.
+func (w *worker) bringUp(ctx context.Context, s *sandbox, known []string) {
+	p, box := w.p, w.box
+	namespaces := make(chan struct{})
+	p.wg.Go(func() {
+		if w.part(ctx, "FailedCreatePodSandBox", func() error { return p.Namespaces.Create(ctx, s.Sandbox) }) {
+			close(namespaces)
+		}
+	})
+	p.wg.Go(func() {
+		select {
+		case <-namespaces:
+		case <-ctx.Done():
+			return
+		}
+		if !w.part(ctx, "FailedCreatePodSandBox", func() error { return p.join(ctx, s, known) }) {
+			return
+		}
+		close(s.net)
+		box.post(func() {})
+	})
+	p.wg.Go(func() {
+		done := make(chan bool, 3)
+		parts := []func() bool{
+			func() bool {
+				return w.part(ctx, "FailedMount", func() (err error) {
+					s.volumes, err = p.Volumes.Mount(ctx, s.pod.Load())
+					return err
+				})
+			},
+			func() bool {
+				return w.part(ctx, "FailedCreatePodContainer", func() error { return p.Cgroups.EnsurePod(s.pod.Load(), s.class) })
+			},
+			func() bool {
+				return w.part(ctx, "FailedCreatePodSandBox", func() (err error) {
+					s.files, err = p.makeFiles(s.pod.Load(), s.Sandbox)
+					return err
+				})
+			},
+		}
+		for _, f := range parts {
+			p.wg.Go(func() { done <- f() })
+		}
+		if pre, ok := p.Engine.(interface {
+			PreparePod(ctx context.Context, podUID string) error
+		}); ok {
+			p.wg.Go(func() { _ = pre.PreparePod(ctx, string(s.UID)) }) // a head start only: Start says what is wrong
+		}
+		ok := true
+		for range parts {
+			ok = <-done && ok
+		}
+		if !ok {
+			return
+		}
+		select {
+		case <-namespaces:
+			close(s.base)
+		case <-ctx.Done():
+		}
+	})
+}
+
+// part does one part of the sandbox until it succeeds; false if it was given up.
+func (w *worker) part(ctx context.Context, reason string, do func() error) bool {
+	retry := partFirstRetry
+	told := ""
+	for {
+		err := do()
+		if err == nil {
+			return true
+		}
+		if ctx.Err() != nil {
+			return false
+		}
+		if text := err.Error(); text != told || retry >= partMaxRetry {
+			told = text
+			w.box.post(func() { w.event(core.EventTypeWarning, reason, partMessage(reason, text)) })
+		}
+		select {
+		case <-ctx.Done():
+			return false
+		case <-time.After(retry):
+		}
+		retry = min(2*retry, partMaxRetry)
+	}
+}
+
+func partMessage(reason, text string) string {
+	switch reason {
+	case "FailedCreatePodSandBox":
+		return "Failed to create pod sandbox: " + text
+	case "FailedCreatePodContainer":
+		return "unable to ensure pod container exists: " + text
+	}
+	return text
+}
+
+func newSandbox(c Config, pod *core.Pod) *sandbox {
+	s := &sandbox{base: make(chan struct{}), net: make(chan struct{})}
+	s.pod.Store(pod)
+	s.Namespace, s.Name, s.UID = pod.Namespace, pod.Name, pod.UID
+	dir := filepath.Join(c.RunDir, "ns", string(pod.UID))
+	if !pod.Spec.HostNetwork {
+		s.NetNS, s.UTS = filepath.Join(dir, "net"), filepath.Join(dir, "uts")
+		s.Hostname = spec.UTSName(pod, c.DNS.Domain)
+		s.Ports = portMappings(pod)
+		s.IngressBits = bits(pod.Annotations["kubernetes.io/ingress-bandwidth"])
+		s.EgressBits = bits(pod.Annotations["kubernetes.io/egress-bandwidth"])
+	}
+	if !pod.Spec.HostIPC {
+		s.IPC = filepath.Join(dir, "ipc")
+	}
+	return s
+}
+
+func bits(text string) int64 {
+	q, err := resource.ParseQuantity(text)
+	if err != nil {
+		return 0
+	}
+	return q.Value()
+}
+
+func portMappings(pod *core.Pod) []host.PortMapping {
+	var out []host.PortMapping
+	for _, list := range [][]core.Container{pod.Spec.Containers, pod.Spec.InitContainers} {
+		for _, c := range list {
+			for _, p := range c.Ports {
+				if p.HostPort > 0 {
+					out = append(out, host.PortMapping{HostIP: p.HostIP, HostPort: p.HostPort, ContainerPort: p.ContainerPort, Protocol: p.Protocol})
+				}
+			}
+		}
+	}
+	return out
+}
+
+// join brings the pod into the network, and writes down what came of it.
+func (p *Pods) join(ctx context.Context, s *sandbox, known []string) error {
+	switch {
+	case len(known) > 0:
+		s.ips = known
+		return nil
+	case s.NetNS == "":
+		s.ips = p.config.HostIPs
+	default:
+		if err := p.Network.Ready(); err != nil {
+			return fmt.Errorf("network is not ready: %w", err)
+		}
+		ips, err := p.Network.Setup(ctx, s.Sandbox)
+		if err != nil {
+			return fmt.Errorf("setting up the pod's network: %w", err)
+		}
+		s.ips = addresses(ips)
+	}
+	if err := p.writeHosts(s.pod.Load(), s.ips); err != nil {
+		return err
+	}
+	return p.save(saved{s.Sandbox, s.ips})
+}
+
+func addresses(ips []netip.Addr) []string {
+	var out []string
+	for _, ip := range ips {
+		out = append(out, ip.String())
+	}
+	return out
+}
+
+// state tells whether containers can start, and the pod's addresses.
+func (s *sandbox) state() (ready bool, ips []string) {
+	select {
+	case <-s.net:
+		return true, s.ips
+	default:
+		return false, nil
+	}
+}
+
+// stopTrying ends the making of parts; what is there stays until teardown.
+func (s *sandbox) stopTrying() { s.cancel() }
+
+// respec brings limits of the pod up to a changed spec.
+func (s *sandbox) respec(pod *core.Pod) {
+	s.pod.Store(pod)
+	select {
+	case <-s.base:
+		s.update(pod)
+	default:
+	}
+}
+
+// files are mounts of files that the agent makes for the pod.
+type files struct{ hosts, hostname, resolv, shm string }
+
+func (p *Pods) podRunDir(uid string) string { return filepath.Join(p.config.RunDir, "pods", uid) }
+
+// PodDir is the pod's directory below the root directory, as upstream lays it out.
+func (p *Pods) podDir(uid string) string { return filepath.Join(p.config.RootDir, "pods", uid) }
+
+// shmBytes is the size of a pod's /dev/shm, as upstream's runtimes make it.
+const shmBytes = "67108864"
+
+// makeFiles writes the pod's generated files and makes its /dev/shm.
+func (p *Pods) makeFiles(pod *core.Pod, s host.Sandbox) (files, error) {
+	dir := p.podRunDir(string(pod.UID))
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return files{}, fmt.Errorf("making the pod's run directory: %w", err)
+	}
+	if err := os.MkdirAll(p.podDir(string(pod.UID)), 0o750); err != nil {
+		return files{}, fmt.Errorf("making the pod's directory: %w", err)
+	}
+	f := files{
+		hosts: filepath.Join(dir, "hosts"), hostname: filepath.Join(dir, "hostname"), resolv: filepath.Join(dir, "resolv.conf"), shm: "/dev/shm",
+	}
+	// Only join writes into it: containers are made with the file, and started when it is filled.
+	hosts, err := os.OpenFile(f.hosts, os.O_CREATE|os.O_WRONLY, 0o644)
+	if err != nil {
+		return files{}, fmt.Errorf("making the pod's hosts file: %w", err)
+	}
+	hosts.Close()
+	name := s.Hostname
+	if pod.Spec.HostNetwork {
+		name, _ = os.Hostname()
+	}
+	if err := os.WriteFile(f.hostname, []byte(name+"\n"), 0o644); err != nil {
+		return files{}, fmt.Errorf("writing the pod's hostname: %w", err)
+	}
+	if err := os.WriteFile(f.resolv, []byte(spec.ResolverFor(pod, p.config.DNS).String()), 0o644); err != nil {
+		return files{}, fmt.Errorf("writing the pod's resolv.conf: %w", err)
+	}
+	if s.IPC == "" {
+		return f, nil
+	}
+	f.shm = filepath.Join(dir, "shm")
+	return f, mountShm(f.shm)
+}
+
+func mountShm(dir string) error {
+	if err := os.Mkdir(dir, 0o1777); err != nil {
+		if !errors.Is(err, os.ErrExist) {
+			return fmt.Errorf("making the pod's shm: %w", err)
+		}
+		var fs unix.Statfs_t
+		var outer unix.Stat_t
+		var inner unix.Stat_t
+		if unix.Statfs(dir, &fs) == nil && unix.Stat(dir, &inner) == nil && unix.Stat(filepath.Dir(dir), &outer) == nil && inner.Dev != outer.Dev {
+			return nil // mounted by an earlier run
+		}
+	}
+	err := unix.Mount("shm", dir, "tmpfs", unix.MS_NOEXEC|unix.MS_NOSUID|unix.MS_NODEV, "mode=1777,size="+shmBytes)
+	if err != nil {
+		return fmt.Errorf("mounting the pod's shm: %w", err)
+	}
+	return nil
+}
+
+// writeHosts writes in place: running containers have the file mounted.
+func (p *Pods) writeHosts(pod *core.Pod, ips []string) error {
+	base := ""
+	if pod.Spec.HostNetwork {
+		b, err := os.ReadFile("/etc/hosts")
+		if err != nil && !errors.Is(err, os.ErrNotExist) {
+			return fmt.Errorf("reading the host's hosts file: %w", err)
+		}
+		base = string(b)
+	}
+	name := filepath.Join(p.podRunDir(string(pod.UID)), "hosts")
+	if err := os.MkdirAll(filepath.Dir(name), 0o755); err != nil {
+		return fmt.Errorf("making the pod's run directory: %w", err)
+	}
+	if err := os.WriteFile(name, []byte(spec.HostsFile(pod, ips, p.config.DNS.Domain, base)), 0o644); err != nil {
+		return fmt.Errorf("writing the pod's hosts file: %w", err)
+	}
+	return nil
+}
+
+func (p *Pods) savedPath(uid string) string { return filepath.Join(p.podRunDir(uid), "sandbox.json") }
+
+func (p *Pods) save(s saved) error {
+	b, err := json.Marshal(s)
+	if err != nil {
+		return fmt.Errorf("encoding the sandbox: %w", err)
+	}
+	name := p.savedPath(string(s.UID))
+	if err := os.MkdirAll(filepath.Dir(name), 0o755); err != nil {
+		return fmt.Errorf("making the pod's run directory: %w", err)
+	}
+	if err := os.WriteFile(name+".tmp", b, 0o600); err != nil {
+		return fmt.Errorf("saving the sandbox: %w", err)
+	}
+	if err := os.Rename(name+".tmp", name); err != nil {
+		return fmt.Errorf("saving the sandbox: %w", err)
+	}
+	return nil
+}
+
+func (p *Pods) load(uid string) (saved, bool) {
+	b, err := os.ReadFile(p.savedPath(uid))
+	if err != nil {
+		return saved{}, false
+	}
+	var s saved
+	if err := json.Unmarshal(b, &s); err != nil {
+		return saved{}, false
+	}
+	return s, true
+}
