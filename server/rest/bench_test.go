@@ -17,7 +17,7 @@ import (
 	restclient "k8s.io/client-go/rest"
 )
 
-func (w *world) fill(b *testing.B, n int) {
+func (w *world) fill(b testing.TB, n int) {
 	b.Helper()
 	for i := range n {
 		cm := &core.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprintf("c%04d", i), Namespace: "default"}, Data: map[string]string{"k": strings.Repeat("x", 1024)}}

@@ -1,6 +1,7 @@
 package rest
 
 import (
+	"bufio"
 	"context"
 	"fmt"
 	"io"
@@ -9,6 +10,7 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/gorilla/websocket"
 	core "k8s.io/api/core/v1"
@@ -217,5 +219,47 @@ func TestNodeProxy(t *testing.T) {
 	}
 	if resp, data := w.do(t, "GET", "/api/v1/namespaces/default/services/none/proxy/", ""); resp.StatusCode != 404 {
 		t.Errorf("unknown service: %s %s", resp.Status, data)
+	}
+}
+
+// Today's kubectl falls back to SPDY, which is no HTTP behind its upgrade: bytes go
+// through both ways, and an end on one side ends the other.
+func TestAnyUpgradeGoesThrough(t *testing.T) {
+	n := newNode(t)
+	gone := make(chan struct{})
+	n.Config.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		c, rw, err := http.NewResponseController(w).Hijack()
+		if err != nil {
+			return
+		}
+		defer close(gone)
+		defer c.Close()
+		fmt.Fprintf(rw, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: SPDY/3.1\r\nX-Stream-Protocol-Version: v4.channel.k8s.io\r\n\r\nhello ")
+		_ = rw.Flush()
+		_, _ = io.Copy(c, rw)
+	})
+	w := newWorld(t, func(c *Config) { c.Nodes = n })
+	w.pods(t)
+	c, err := net.Dial("tcp", w.http.Listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	fmt.Fprintf(c, "POST /api/v1/namespaces/default/pods/one/exec?command=ls&stdout=1 HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\nConnection: Upgrade\r\nUpgrade: SPDY/3.1\r\nX-Stream-Protocol-Version: v4.channel.k8s.io\r\n\r\n")
+	r := bufio.NewReader(c)
+	resp, err := http.ReadResponse(r, nil)
+	if err != nil || resp.StatusCode != 101 || resp.Header.Get("X-Stream-Protocol-Version") != "v4.channel.k8s.io" {
+		t.Fatalf("%v %v", resp, err)
+	}
+	fmt.Fprint(c, "world")
+	got := make([]byte, len("hello world"))
+	if _, err := io.ReadFull(r, got); err != nil || string(got) != "hello world" {
+		t.Fatalf("%q %v", got, err)
+	}
+	c.Close()
+	select {
+	case <-gone:
+	case <-time.After(5 * time.Second):
+		t.Error("the node's side is still open")
 	}
 }

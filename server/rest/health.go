@@ -103,8 +103,8 @@ func (s *Server) versionPage() http.Handler {
 // index lists the paths, at /.
 func (s *Server) index(w http.ResponseWriter) error {
 	paths := s.discovery.Paths()
-	for _, routes := range []map[string]http.Handler{s.pages, s.config.Protected} {
-		for p := range routes {
+	for _, routes := range []routeTable{s.pages, s.protected} {
+		for p := range routes.exact {
 			if !strings.HasSuffix(p, "/") {
 				paths = append(paths, p)
 			}

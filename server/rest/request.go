@@ -105,6 +105,9 @@ func verbOf(r *http.Request, a address, query url.Values) string {
 		}
 		return "get"
 	}
+	if r.Method == http.MethodOptions && a.sub == "proxy" {
+		return "get" // what it asks for is the backend's to say
+	}
 	return ""
 }
 

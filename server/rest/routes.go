@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/url"
 	"runtime/debug"
+	"slices"
 	"strings"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -45,7 +46,7 @@ var connects = map[string]func(*Server, *request) error{
 // ServeHTTP is the gate.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	defer s.recover(w, r)
-	if h := s.handler(s.config.Handlers, r.URL.Path); h != nil {
+	if h := s.open.find(r.URL.Path); h != nil {
 		h.ServeHTTP(w, r)
 		return
 	}
@@ -138,7 +139,7 @@ func (s *Server) route(q *request) (func(*Server, *request) error, error) {
 	if q.tail != "" && q.sub != "proxy" || q.verb == "watch" && q.sub != "" {
 		return nil, wire.NotFound()
 	}
-	if !surface.Serves(q.row.Facts, q.sub, q.verb) || q.Method == http.MethodHead || !q.collectionScope() {
+	if !surface.Serves(q.row.Facts, q.sub, q.verb) || q.Method == http.MethodHead && q.sub != "proxy" || !q.collectionScope() {
 		return nil, wire.MethodNotAllowed()
 	}
 	if serve := connects[q.sub]; serve != nil {
@@ -161,20 +162,40 @@ func (q *request) collectionScope() bool {
 	return q.row.Cluster || q.namespace != "" || q.verb == "list" || q.verb == "watch"
 }
 
-// handler finds an extra route: by the whole path, or by the longest registered
-// prefix that ends in a slash.
-func (s *Server) handler(routes map[string]http.Handler, path string) http.Handler {
-	if h := routes[path]; h != nil {
-		return h
-	}
-	var found http.Handler
-	longest := 0
-	for prefix, h := range routes {
-		if strings.HasSuffix(prefix, "/") && len(prefix) > longest && strings.HasPrefix(path, prefix) {
-			found, longest = h, len(prefix)
+// routeTable finds handlers of paths beside the resources.
+type routeTable struct {
+	exact map[string]http.Handler
+	// prefixes end in a slash, the longest first.
+	prefixes []prefixRoute
+}
+
+type prefixRoute struct {
+	prefix string
+	http.Handler
+}
+
+func newRouteTable(routes map[string]http.Handler) routeTable {
+	t := routeTable{exact: routes}
+	for path, h := range routes {
+		if strings.HasSuffix(path, "/") {
+			t.prefixes = append(t.prefixes, prefixRoute{path, h})
 		}
 	}
-	return found
+	slices.SortFunc(t.prefixes, func(a, b prefixRoute) int { return len(b.prefix) - len(a.prefix) })
+	return t
+}
+
+// find looks for the whole path, then for the longest prefix; nil if there is none.
+func (t *routeTable) find(path string) http.Handler {
+	if h := t.exact[path]; h != nil {
+		return h
+	}
+	for _, p := range t.prefixes {
+		if strings.HasPrefix(path, p.prefix) {
+			return p.Handler
+		}
+	}
+	return nil
 }
 
 func anonymous() registry.User {
@@ -196,12 +217,12 @@ func (s *Server) page(w http.ResponseWriter, r *http.Request, user registry.User
 	if err := s.authorize(r.Context(), at); err != nil {
 		return err
 	}
-	if h := s.handler(s.config.Protected, path); h != nil {
+	if h := s.protected.find(path); h != nil {
 		h.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), userKey{}, user)))
 		return nil
 	}
 	if r.Method != http.MethodGet && r.Method != http.MethodHead {
-		if s.handler(s.pages, path) == nil && !s.discovery.Serves(path) {
+		if s.pages.find(path) == nil && !s.discovery.Serves(path) {
 			return wire.NotFound()
 		}
 		return wire.MethodNotAllowed()
@@ -209,8 +230,8 @@ func (s *Server) page(w http.ResponseWriter, r *http.Request, user registry.User
 	switch {
 	case path == "/":
 		return s.index(w)
-	case s.handler(s.pages, path) != nil:
-		s.handler(s.pages, path).ServeHTTP(w, r)
+	case s.pages.find(path) != nil:
+		s.pages.find(path).ServeHTTP(w, r)
 	case s.discovery.Serves(path):
 		s.discovery.ServeHTTP(w, r)
 	default:

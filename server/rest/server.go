@@ -61,8 +61,9 @@ type Server struct {
 	room      *room
 	discovery *discovery.Documents
 	documents *openapi.Documents
-	pages     map[string]http.Handler
-	connect   *connect.Connector
+	// open routes are before the gate, protected ones and pages behind it.
+	open, protected, pages routeTable
+	connect                *connect.Connector
 
 	// draining ends when shutdown begins: watches end with it.
 	draining context.Context
@@ -101,12 +102,13 @@ func New(c Config) (*Server, error) {
 	s := &Server{config: c, log: c.Log, now: c.Now, room: newRoom(), documents: docs, connect: connect.New(c.Registry, c.Nodes)}
 	s.draining, s.drain = context.WithCancel(context.Background())
 	s.discovery = discovery.New(kinds{c.Registry})
-	s.pages = s.healthPages()
-	s.pages["/version"] = s.versionPage()
-	s.pages["/version/"] = s.pages["/version"]
-	s.pages["/openapi/v2"] = docs
-	s.pages["/openapi/v3"] = docs
-	s.pages["/openapi/v3/"] = docs
+	pages := s.healthPages()
+	pages["/version"] = s.versionPage()
+	pages["/version/"] = pages["/version"]
+	for _, path := range []string{"/openapi/v2", "/openapi/v3", "/openapi/v3/"} {
+		pages[path] = docs
+	}
+	s.open, s.protected, s.pages = newRouteTable(c.Handlers), newRouteTable(c.Protected), newRouteTable(pages)
 	return s, nil
 }
 
