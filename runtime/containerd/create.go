@@ -60,7 +60,7 @@ func (e *Engine) Create(ctx context.Context, s engine.Spec) (err error) {
 	c.mu.Lock()
 	c.ready, c.st = true, status{State: engine.Created, PID: c.st.PID}
 	c.mu.Unlock()
-	e.work.Go(func() { e.watch(c) })
+	e.background(func() { e.watch(c) })
 	return nil
 }
 

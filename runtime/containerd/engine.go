@@ -112,6 +112,15 @@ func (e *Engine) Close() error {
 	return errors.Join(errs...)
 }
 
+// background runs f beside the caller; Close waits for it.
+func (e *Engine) background(f func()) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if !e.closed {
+		e.work.Go(f)
+	}
+}
+
 // Images of the engine.
 func (e *Engine) Images() engine.Images { return scopedImages{e} }
 

@@ -23,6 +23,7 @@ import (
 const (
 	processType = "types.containerd.io/opencontainers/runtime-spec/1/Process"
 	killTime    = 5 * time.Second
+	deleteTime  = 15 * time.Second
 )
 
 // Exec runs a further process. It returns when the process has ended and its
@@ -40,7 +41,7 @@ func (e *Engine) Exec(ctx context.Context, id string, s engine.ExecSpec, streams
 	if err != nil {
 		return 0, fmt.Errorf("executing in container %s: %w", id, err)
 	}
-	x := &execution{id: "exec-" + rand.Text()[:12], streams: streams, spec: s, log: e.log.With("container", id)}
+	x := &execution{id: "exec-" + rand.Text()[:12], streams: streams, spec: s, later: e.background}
 	x.dir = filepath.Join(e.pipesDir(id), x.id)
 	defer os.RemoveAll(x.dir)
 	if err := x.open(); err != nil {
@@ -84,7 +85,7 @@ type execution struct {
 	id, dir string
 	spec    engine.ExecSpec
 	streams engine.IO
-	log     interface{ Warn(string, ...any) }
+	later   func(func()) // runs something in the background
 	paths   runtime.IO
 	files   []*os.File // all that is open
 	keep    []*os.File // writing ends, until the shim has its own
@@ -164,11 +165,12 @@ func (x *execution) run(ctx context.Context, task runtime.Task, process *anypb.A
 	if err != nil {
 		return 0, err
 	}
-	defer func() {
-		del, cancel := context.WithTimeout(calls, killTime)
+	// Deleting waits for output that something left behind may still hold: not here.
+	defer x.later(func() {
+		del, cancel := context.WithTimeout(calls, deleteTime)
 		defer cancel()
 		_, _ = p.Delete(del)
-	}()
+	})
 	for _, read := range x.readers {
 		x.outputs.Go(read)
 	}
@@ -197,21 +199,18 @@ func (x *execution) run(ctx context.Context, task runtime.Task, process *anypb.A
 	if err != nil {
 		return 0, err
 	}
-	x.drain(calls, p)
+	x.drain()
 	return int(exit.Status), nil
 }
 
-// drain waits for the rest of the output. The shim closes its ends on delete,
-// also when something the process left behind still holds the pipe.
-func (x *execution) drain(ctx context.Context, p runtime.ExecProcess) {
+// drain waits for the rest of the output, but not for what the process left
+// running with its pipes open.
+func (x *execution) drain() {
 	done := make(chan struct{})
 	go func() {
 		x.outputs.Wait()
 		close(done)
 	}()
-	del, cancel := context.WithTimeout(ctx, killTime)
-	defer cancel()
-	_, _ = p.Delete(del)
 	select {
 	case <-done:
 	case <-time.After(drainTime):

@@ -1,0 +1,279 @@
+package image
+
+import (
+	"context"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"orch/runtime/engine"
+)
+
+// cacheFile remembers, in the watched folder, what has been imported.
+const cacheFile = ".cache.json"
+
+// DirConfig of a Dir.
+type DirConfig struct {
+	// Path of the folder; it is made when missing.
+	Path   string
+	Images engine.Images
+	Log    *slog.Logger
+}
+
+// Dir imports the archives of a folder (*.tar, .tar.gz, .tgz, .tar.zst), those that
+// are there and those that come, and pulls what the lines of *.txt files name. All are pinned. A file
+// is taken when it is closed after writing or moved in, so half-written ones wait. Files that have not
+// changed since their import are skipped as long as their images are there.
+type Dir struct {
+	cfg DirConfig
+	// seen is what was imported, by file name; failed what was complained of.
+	seen   map[string]imported
+	failed map[string]fileState
+	ready  chan struct{}
+}
+
+// fileState tells whether a file has changed.
+type fileState struct {
+	Size    int64     `json:"size"`
+	ModTime time.Time `json:"modTime"`
+}
+
+type imported struct {
+	fileState
+	IDs []string `json:"ids"`
+}
+
+// NewDir makes a Dir; Run does the work.
+func NewDir(c DirConfig) (*Dir, error) {
+	if !filepath.IsAbs(c.Path) || c.Images == nil {
+		return nil, fmt.Errorf("image folder: path %q must be absolute, and images be given", c.Path)
+	}
+	if c.Log == nil {
+		c.Log = slog.Default()
+	}
+	return &Dir{cfg: c, seen: map[string]imported{}, failed: map[string]fileState{}, ready: make(chan struct{})}, nil
+}
+
+// Ready is closed when what was there at the start has been looked at.
+func (d *Dir) Ready() <-chan struct{} { return d.ready }
+
+// Run imports until ctx ends.
+func (d *Dir) Run(ctx context.Context) error {
+	if err := os.MkdirAll(d.cfg.Path, 0o755); err != nil {
+		return fmt.Errorf("making image folder: %w", err)
+	}
+	// The watch begins before the first look: nothing falls in between.
+	changes, stop, err := watchDir(ctx, d.cfg.Path)
+	if err != nil {
+		return err
+	}
+	defer stop()
+	d.loadCache()
+	entries, err := os.ReadDir(d.cfg.Path)
+	if err != nil {
+		return fmt.Errorf("reading image folder: %w", err)
+	}
+	for _, e := range entries {
+		d.take(ctx, e.Name())
+	}
+	close(d.ready)
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case name, ok := <-changes:
+			if !ok {
+				if ctx.Err() != nil {
+					return nil
+				}
+				return errors.New("watching image folder: the watch has ended")
+			}
+			d.take(ctx, name)
+		}
+	}
+}
+
+func isArchive(name string) bool {
+	for _, suffix := range []string{".tar", ".tar.gz", ".tgz", ".tar.zst"} {
+		if strings.HasSuffix(name, suffix) {
+			return true
+		}
+	}
+	return false
+}
+
+// take imports one file if it is one to import and has changed.
+func (d *Dir) take(ctx context.Context, name string) {
+	list := strings.HasSuffix(name, ".txt")
+	if ctx.Err() != nil || strings.HasPrefix(name, ".") || (!isArchive(name) && !list) {
+		return
+	}
+	path := filepath.Join(d.cfg.Path, name)
+	st, err := os.Stat(path)
+	if err != nil || !st.Mode().IsRegular() {
+		return // gone again
+	}
+	state := fileState{st.Size(), st.ModTime().UTC()}
+	if was, ok := d.seen[name]; ok && was.fileState == state && d.present(ctx, was.IDs) {
+		return
+	}
+	if d.failed[name] == state {
+		return // said once
+	}
+	start := time.Now()
+	var got []engine.Image
+	if list {
+		got, err = d.pullList(ctx, path)
+	} else {
+		got, err = d.importFile(ctx, path)
+	}
+	if err != nil {
+		if ctx.Err() == nil {
+			d.failed[name] = state
+			d.cfg.Log.Error("importing an image file failed", "file", path, "err", err)
+		}
+		return
+	}
+	delete(d.failed, name)
+	ids, names := []string{}, []string{}
+	for _, img := range got {
+		ids = append(ids, img.ID)
+		names = append(names, img.Names...)
+	}
+	d.seen[name] = imported{state, ids}
+	d.saveCache()
+	d.cfg.Log.Info("imported images", "file", path, "images", names, "took", time.Since(start).Round(time.Millisecond))
+}
+
+func (d *Dir) importFile(ctx context.Context, path string) ([]engine.Image, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return d.cfg.Images.Import(ctx, f, true)
+}
+
+// pullList pulls what a text file names, one reference a line.
+func (d *Dir) pullList(ctx context.Context, path string) ([]engine.Image, error) {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	var out []engine.Image
+	for line := range strings.Lines(string(b)) {
+		ref := strings.TrimSpace(line)
+		if ref == "" || strings.HasPrefix(ref, "#") {
+			continue
+		}
+		img, err := d.cfg.Images.Resolve(ctx, ref)
+		if err != nil {
+			img, err = d.cfg.Images.Pull(ctx, ref, nil, nil)
+		}
+		if err != nil {
+			return out, err
+		}
+		out = append(out, img)
+	}
+	return out, nil
+}
+
+func (d *Dir) present(ctx context.Context, ids []string) bool {
+	return !slices.ContainsFunc(ids, func(id string) bool {
+		_, err := d.cfg.Images.Resolve(ctx, id)
+		return err != nil
+	})
+}
+
+// loadCache reads what was imported before; a bad cache only means importing again.
+func (d *Dir) loadCache() {
+	b, err := os.ReadFile(filepath.Join(d.cfg.Path, cacheFile))
+	if err != nil {
+		return
+	}
+	var seen map[string]imported
+	if json.Unmarshal(b, &seen) == nil && seen != nil {
+		d.seen = seen
+	}
+}
+
+func (d *Dir) saveCache() {
+	maps.DeleteFunc(d.seen, func(name string, _ imported) bool {
+		_, err := os.Stat(filepath.Join(d.cfg.Path, name))
+		return errors.Is(err, fs.ErrNotExist)
+	})
+	path := filepath.Join(d.cfg.Path, cacheFile)
+	b, err := json.Marshal(d.seen)
+	if err == nil {
+		err = os.WriteFile(path+".tmp", b, 0o600)
+	}
+	if err == nil {
+		err = os.Rename(path+".tmp", path)
+	}
+	if err != nil {
+		d.cfg.Log.Warn("remembering imported images failed; they will be imported again", "err", err)
+	}
+}
+
+// watchDir sends the names of files that were written and closed, or moved in.
+// The channel is closed when the watch ends; stop ends it.
+func watchDir(ctx context.Context, path string) (_ <-chan string, stop func(), err error) {
+	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
+	if err != nil {
+		return nil, nil, fmt.Errorf("watching image folder: %w", err)
+	}
+	f := os.NewFile(uintptr(fd), "inotify")
+	if _, err := unix.InotifyAddWatch(fd, path, unix.IN_CLOSE_WRITE|unix.IN_MOVED_TO|unix.IN_ONLYDIR); err != nil {
+		f.Close()
+		return nil, nil, fmt.Errorf("watching image folder %s: %w", path, err)
+	}
+	out := make(chan string)
+	go func() {
+		defer close(out)
+		buf := make([]byte, 16<<10)
+		for {
+			n, err := f.Read(buf)
+			if err != nil {
+				return
+			}
+			for _, name := range eventNames(buf[:n]) {
+				select {
+				case out <- name:
+				case <-ctx.Done():
+					return
+				}
+			}
+		}
+	}()
+	return out, func() { f.Close() }, nil
+}
+
+// eventNames takes the file names out of a block of inotify events.
+func eventNames(b []byte) []string {
+	const nameLength = 12 // offset of the length of the name
+	var out []string
+	for len(b) >= unix.SizeofInotifyEvent {
+		n := int(binary.NativeEndian.Uint32(b[nameLength:]))
+		end := unix.SizeofInotifyEvent + n
+		if end > len(b) {
+			break
+		}
+		name := strings.TrimRight(string(b[unix.SizeofInotifyEvent:end]), "\x00")
+		if name != "" && !slices.Contains(out, name) {
+			out = append(out, name)
+		}
+		b = b[end:]
+	}
+	return out
+}
