@@ -8,6 +8,7 @@ import (
 
 	certificates "k8s.io/api/certificates/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"orch/api"
 	"orch/server/access"
@@ -15,8 +16,21 @@ import (
 	"orch/server/registry"
 )
 
-// certificateRequester writes into a new request who makes it; nobody can say otherwise.
+// certificateRequester writes into a new request who makes it; nobody can say
+// otherwise. Conditions that come without a time get it.
 func (l *List) certificateRequester(_ context.Context, a *registry.Attributes) error {
+	if c, ok := a.Object.(*certificates.CertificateSigningRequest); ok && a.Subresource != "" && a.Operation == registry.Update {
+		now := metav1.NewTime(l.cfg.Now())
+		for i := range c.Status.Conditions {
+			if n := &c.Status.Conditions[i]; n.LastUpdateTime.IsZero() {
+				n.LastUpdateTime = now
+			}
+			if n := &c.Status.Conditions[i]; n.LastTransitionTime.IsZero() {
+				n.LastTransitionTime = now
+			}
+		}
+		return nil
+	}
 	c, ok := object[certificates.CertificateSigningRequest](a)
 	if !ok || a.Operation != registry.Create {
 		return nil

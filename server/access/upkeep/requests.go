@@ -218,6 +218,9 @@ func requestCleanup(d Deps) reconcile.Spec {
 		Do: perRequest(d.Client, func(ctx context.Context, r *csr) (reconcile.Result, error) {
 			end := r.CreationTimestamp.Add(keepPending)
 			for _, c := range r.Status.Conditions {
+				if c.LastUpdateTime.IsZero() {
+					continue
+				}
 				if at := c.LastUpdateTime.Add(keepDecided); at.Before(end) || c.Type == certificates.CertificateApproved {
 					end = at
 				}
