@@ -179,7 +179,7 @@ func (w *op) clearType(obj api.Object) {
 }
 
 func (w *op) prepareCreate(obj api.Object) {
-	if w.res.Status || w.res.Dynamic {
+	if w.res.Status && !w.res.hooks.keepStatus {
 		w.res.shape.resetStatus(obj)
 	}
 	obj.SetGeneration(0)

@@ -33,9 +33,6 @@ type Hooks[T any] struct {
 	Validate       func(o *T) field.ErrorList
 	ValidateUpdate func(o, old *T) field.ErrorList
 	ValidateStatus func(o, old *T) field.ErrorList
-	// ValidateSub checks an update of a further subresource: pods/ephemeralcontainers,
-	// pods/resize, namespaces/finalize, certificatesigningrequests/approval.
-	ValidateSub map[string]func(o, old *T) field.ErrorList
 	// NameRule says what is wrong with a name; nil means DNS-1123 subdomain. With prefix the
 	// name is a generateName.
 	NameRule func(name string, prefix bool) []string

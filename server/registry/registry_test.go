@@ -57,6 +57,7 @@ func testTable() []Resource {
 			PrepareCreate: func(o *core.Namespace) { o.Spec.Finalizers = []core.FinalizerName{"kubernetes"} },
 			Held:          func(o *core.Namespace) bool { return len(o.Spec.Finalizers) > 0 },
 			MarkDeleting:  func(o *core.Namespace) { o.Status.Phase = core.NamespaceTerminating },
+			Subs:          map[string]Sub[core.Namespace]{"finalize": {Prepare: func(o, old *core.Namespace) { o.Status = old.Status }}},
 		}),
 		Row(api.PodDisruptionBudgets, Hooks[policy.PodDisruptionBudget]{}),
 		Row(api.Bindings, Hooks[core.Binding]{}),

@@ -107,13 +107,26 @@ func (r *Registry) newOp(q *Request, res *Resource, o Operation, options runtime
 		Operation: o, User: q.User, Resource: res, Namespace: q.Namespace, Name: q.Name, Subresource: q.Subresource,
 		Options: options, DryRun: len(dryRun) > 0, Warn: q.Warn,
 	}
-	if w.Warn == nil {
+	if q.Warn == nil {
 		w.Warn = func(string) {}
+	} else {
+		w.Warn = once(q.Warn)
 	}
 	if w.manager == "" {
 		w.manager, _, _ = strings.Cut(q.UserAgent, "/")
 	}
 	return w
+}
+
+// once passes every sentence on one time, however often the pipeline starts again.
+func once(warn func(string)) func(string) {
+	said := map[string]bool{}
+	return func(s string) {
+		if !said[s] {
+			said[s] = true
+			warn(s)
+		}
+	}
 }
 
 func (w *op) admit(ctx context.Context) error {

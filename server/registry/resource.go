@@ -45,7 +45,7 @@ type behaviour struct {
 	validate       func(o api.Object) field.ErrorList
 	validateUpdate func(o, old api.Object) field.ErrorList
 	validateStatus func(o, old api.Object) field.ErrorList
-	validateSub    map[string]func(o, old api.Object) field.ErrorList
+	subs           map[string]*mode
 	nameRule       func(name string, prefix bool) []string
 	warn           func(o, old api.Object) []string
 	fields         func(o api.Object) fields.Set
@@ -57,7 +57,7 @@ type behaviour struct {
 	fromStored     func(o api.Object) (api.Object, error)
 	scale          *scaleHooks
 
-	orphanByDefault, noGC, returnDeleted              bool
+	orphanByDefault, noGC, returnDeleted, keepStatus  bool
 	forbidUnconditional, createOnUpdate, lazy, counts bool
 }
 
@@ -90,15 +90,15 @@ func row[T any](f *api.Facts, h Hooks[T]) Resource {
 		held:           asked(h.Held),
 		markDeleting:   one(h.MarkDeleting),
 
-		orphanByDefault: h.OrphanByDefault, noGC: h.NoGC, returnDeleted: h.ReturnDeleted,
+		orphanByDefault: h.OrphanByDefault, noGC: h.NoGC, returnDeleted: h.ReturnDeleted, keepStatus: h.KeepStatus,
 		forbidUnconditional: h.ForbidUnconditional, createOnUpdate: h.CreateOnUpdate, lazy: h.Lazy,
 		counts: h.Generation == GenerationAlways || h.Generation == GenerationAuto && r.shape.spec && (f.Status || f.Dynamic),
 	}
-	for sub, f := range h.ValidateSub {
-		if r.hooks.validateSub == nil {
-			r.hooks.validateSub = map[string]func(o, old api.Object) field.ErrorList{}
+	for name, sub := range h.Subs {
+		if r.hooks.subs == nil {
+			r.hooks.subs = map[string]*mode{}
 		}
-		r.hooks.validateSub[sub] = askedTwo(f)
+		r.hooks.subs[name] = subMode(two(sub.Prepare), askedTwo(sub.Validate))
 	}
 	if h.Grace != nil {
 		r.hooks.grace = func(o api.Object, d *metav1.DeleteOptions) int64 { return h.Grace(any(o).(*T), d) }

@@ -106,7 +106,9 @@ func (w *op) rescale(ctx context.Context, named bool, change func(old *Item) (*a
 	if w.res.hooks.scale == nil {
 		return Result{}, apierrors.NewMethodNotSupported(w.res.GroupResource(), "update")
 	}
-	out, err := w.quiet().retry(ctx, named, func(old *Item) (api.Object, error) {
+	inner := w.quiet()
+	inner.applied = false // who scales owns the replicas
+	out, err := inner.retry(ctx, named, func(old *Item) (api.Object, error) {
 		now := w.res.scaleOf(old)
 		s, err := change(old)
 		if err != nil {

@@ -15,6 +15,7 @@ import (
 // reached by key.
 type shape struct {
 	dynamic bool
+	apart   bool  // dynamic: status is a subresource, else it is content like any other
 	status  int   // field index, -1 if there is none
 	rest    []int // every field but TypeMeta, ObjectMeta and Status
 	spec    bool
@@ -24,7 +25,7 @@ func shapeOf(f *api.Facts) shape {
 	s := shape{status: -1}
 	o := f.New()
 	if _, ok := o.(*unstructured.Unstructured); ok {
-		return shape{dynamic: true, spec: true}
+		return shape{dynamic: true, apart: f.Status, spec: true}
 	}
 	t := reflect.TypeOf(o).Elem()
 	for i := range t.NumField() {
@@ -41,8 +42,6 @@ func shapeOf(f *api.Facts) shape {
 	}
 	return s
 }
-
-func (s *shape) hasStatus() bool { return s.dynamic || s.status >= 0 }
 
 func object(o api.Object) reflect.Value { return reflect.ValueOf(o).Elem() }
 
@@ -103,13 +102,14 @@ func keepKey(n, was map[string]any, key string) {
 func (s *shape) sameRest(a, b api.Object) bool {
 	if s.dynamic {
 		x, y := content(a), content(b)
+		skip := func(k string) bool { return k == "metadata" || k == "status" && s.apart }
 		for k, v := range x {
-			if k != "metadata" && k != "status" && !equality.Semantic.DeepEqual(v, y[k]) {
+			if !skip(k) && !equality.Semantic.DeepEqual(v, y[k]) {
 				return false
 			}
 		}
 		for k := range y {
-			if _, ok := x[k]; !ok && k != "metadata" && k != "status" {
+			if _, ok := x[k]; !ok && !skip(k) {
 				return false
 			}
 		}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 
-	certificates "k8s.io/api/certificates/v1"
 	core "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -13,89 +12,6 @@ import (
 
 	"orch/api"
 )
-
-// subModes are the subresources that update one part of an object.
-var subModes = map[subKey]*mode{
-	{api.Pods.Facts, "ephemeralcontainers"}: {
-		prepare: typedMode(func(o, old *core.Pod) {
-			added := o.Spec.EphemeralContainers
-			o.Spec, o.Status = *old.Spec.DeepCopy(), old.Status
-			o.Spec.EphemeralContainers = added
-		}),
-		validate: validateSub,
-	},
-	{api.Pods.Facts, "resize"}: {
-		prepare: typedMode(func(o, old *core.Pod) {
-			wanted := o.Spec
-			o.Spec, o.Status = *old.Spec.DeepCopy(), old.Status
-			resize(o.Spec.Containers, wanted.Containers)
-			resize(o.Spec.InitContainers, wanted.InitContainers)
-		}),
-		validate: validateSub,
-	},
-	{api.Namespaces.Facts, "finalize"}: {
-		prepare:  typedMode(func(o, old *core.Namespace) { o.Status = old.Status }),
-		validate: validateSub,
-	},
-	{api.CertificateSigningRequests.Facts, "approval"}: {
-		prepare: typedMode(func(o, old *certificates.CertificateSigningRequest) {
-			conditions := o.Status.Conditions
-			o.Spec, o.Status = old.Spec, old.Status
-			o.Status.Conditions = approvals(conditions, old.Status.Conditions)
-		}),
-		validate: validateSub,
-	},
-}
-
-// validateSub asks the row.
-func validateSub(w *op, o, old api.Object) field.ErrorList {
-	if h := w.res.hooks.validateSub[w.q.Subresource]; h != nil {
-		return h(o, old)
-	}
-	return nil
-}
-
-func typedMode[T any](f func(o, old *T)) func(*op, api.Object, api.Object) {
-	return func(_ *op, o, old api.Object) { f(any(o).(*T), any(old).(*T)) }
-}
-
-// resize takes the resources of containers over, by name.
-func resize(to, from []core.Container) {
-	for i := range to {
-		for j := range from {
-			if to[i].Name == from[j].Name {
-				to[i].Resources, to[i].ResizePolicy = from[j].Resources, from[j].ResizePolicy
-			}
-		}
-	}
-}
-
-// approvals are the conditions that the approval subresource may set; others stay
-// as they are.
-func approvals(asked, had []certificates.CertificateSigningRequestCondition) []certificates.CertificateSigningRequestCondition {
-	decides := func(c certificates.CertificateSigningRequestCondition) bool {
-		return c.Type == certificates.CertificateApproved || c.Type == certificates.CertificateDenied
-	}
-	var out []certificates.CertificateSigningRequestCondition
-	for _, c := range had {
-		if !decides(c) {
-			out = append(out, c)
-		}
-	}
-	for _, c := range asked {
-		if !decides(c) {
-			continue
-		}
-		if c.LastUpdateTime.IsZero() {
-			c.LastUpdateTime = metav1.Now()
-		}
-		if c.LastTransitionTime.IsZero() {
-			c.LastTransitionTime = c.LastUpdateTime
-		}
-		out = append(out, c)
-	}
-	return out
-}
 
 // createSub answers a create on a subresource, and of the kind Binding, which is
 // one under another address.
@@ -184,11 +100,10 @@ func (w *op) bind(ctx context.Context, body runtime.Object) (Result, error) {
 var bindMode = mode{prepare: func(*op, api.Object, api.Object) {}}
 
 // quiet is the op for a write that the engine makes itself: admission has seen the
-// request in its own form.
+// request in its own form, and as upstream nobody comes to own what is set.
 func (w *op) quiet() *op {
 	c := *w
-	c.Operation = Update
-	c.inner = true
+	c.Operation, c.inner, c.applied = Update, true, true
 	return &c
 }
 

@@ -36,7 +36,7 @@ type mode struct {
 
 var wholeMode = mode{whole: true,
 	prepare: func(w *op, o, old api.Object) {
-		if w.res.Status || w.res.Dynamic {
+		if w.res.Status {
 			w.res.shape.keepStatus(o, old)
 		}
 		if h := w.res.hooks.prepareUpdate; h != nil {
@@ -70,6 +70,23 @@ var statusMode = mode{
 	},
 }
 
+// subMode is the mode of a row's further subresource.
+func subMode(prepare func(o, old api.Object), validate func(o, old api.Object) field.ErrorList) *mode {
+	return &mode{
+		prepare: func(_ *op, o, old api.Object) { prepare(o, old) },
+		validate: func(w *op, o, old api.Object) field.ErrorList {
+			check := validate
+			if check == nil {
+				check = w.res.hooks.validateUpdate
+			}
+			if check == nil {
+				return nil
+			}
+			return check(o, old)
+		},
+	}
+}
+
 // modeFor finds the mode of an update's subresource.
 func (w *op) modeFor() (*mode, error) {
 	switch s := w.q.Subresource; {
@@ -78,7 +95,7 @@ func (w *op) modeFor() (*mode, error) {
 	case s == "status" && w.res.Status:
 		return &statusMode, nil
 	case w.res.HasSub(s):
-		if m, ok := subModes[subKey{w.res.Facts, s}]; ok {
+		if m := w.res.hooks.subs[s]; m != nil {
 			return m, nil
 		}
 		return nil, apierrors.NewMethodNotSupported(w.res.GroupResource(), "update")
