@@ -25,7 +25,7 @@ import (
 // scheduler and agents: it binds pods and lets them run.
 type cluster struct {
 	*client.Client
-	t    *testing.T
+	t    testing.TB
 	ctx  context.Context
 	loop *reconcile.Loop
 
@@ -36,7 +36,7 @@ type cluster struct {
 	ready func(*core.Pod) bool
 }
 
-func start(t *testing.T) *cluster {
+func start(t testing.TB) *cluster {
 	t.Helper()
 	slog.SetDefault(slog.New(slog.NewTextHandler(testLog{t}, &slog.HandlerOptions{Level: slog.LevelInfo})))
 	reg, err := registry.New(registry.Config{Store: memory.New(), Resources: registry.BuiltIn()})
@@ -206,7 +206,7 @@ func (c *cluster) await(check func() string) {
 }
 
 // testLog puts log lines into the test's output.
-type testLog struct{ t *testing.T }
+type testLog struct{ t testing.TB }
 
 func (l testLog) Write(b []byte) (int, error) {
 	l.t.Helper()
