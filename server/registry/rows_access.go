@@ -12,14 +12,23 @@ import (
 	"orch/api"
 	"orch/server/columns"
 	"orch/server/defaults"
+	"orch/server/validate"
 )
 
 func accessRows() []Resource {
 	return []Resource{
-		Row(api.Roles, Hooks[rbac.Role]{Columns: columns.Role(), NameRule: namePathSegment, CreateOnUpdate: true}),
-		Row(api.RoleBindings, Hooks[rbac.RoleBinding]{Default: defaults.RoleBinding, Columns: columns.RoleBinding(), NameRule: namePathSegment, CreateOnUpdate: true}),
-		Row(api.ClusterRoles, Hooks[rbac.ClusterRole]{Columns: columns.ClusterRole(), NameRule: namePathSegment, CreateOnUpdate: true}),
-		Row(api.ClusterRoleBindings, Hooks[rbac.ClusterRoleBinding]{Default: defaults.ClusterRoleBinding, Columns: columns.ClusterRoleBinding(), NameRule: namePathSegment, CreateOnUpdate: true}),
+		Row(api.Roles, Hooks[rbac.Role]{
+			Validate: validate.Role, ValidateUpdate: validate.RoleUpdate,
+			Columns: columns.Role(), NameRule: namePathSegment, CreateOnUpdate: true}),
+		Row(api.RoleBindings, Hooks[rbac.RoleBinding]{
+			Validate: validate.RoleBinding, ValidateUpdate: validate.RoleBindingUpdate,
+			Default: defaults.RoleBinding, Columns: columns.RoleBinding(), NameRule: namePathSegment, CreateOnUpdate: true}),
+		Row(api.ClusterRoles, Hooks[rbac.ClusterRole]{
+			Validate: validate.ClusterRole, ValidateUpdate: validate.ClusterRoleUpdate,
+			Columns: columns.ClusterRole(), NameRule: namePathSegment, CreateOnUpdate: true}),
+		Row(api.ClusterRoleBindings, Hooks[rbac.ClusterRoleBinding]{
+			Validate: validate.ClusterRoleBinding, ValidateUpdate: validate.ClusterRoleBindingUpdate,
+			Default: defaults.ClusterRoleBinding, Columns: columns.ClusterRoleBinding(), NameRule: namePathSegment, CreateOnUpdate: true}),
 		Row(api.TokenReviews, Hooks[authn.TokenReview]{}),
 		Row(api.SelfSubjectReviews, Hooks[authn.SelfSubjectReview]{}),
 		Row(api.SubjectAccessReviews, Hooks[authz.SubjectAccessReview]{}),
@@ -32,18 +41,25 @@ func accessRows() []Resource {
 func admissionRows() []Resource {
 	return []Resource{
 		Row(api.MutatingWebhookConfigurations, Hooks[admission.MutatingWebhookConfiguration]{
+			Validate: validate.MutatingWebhookConfiguration, ValidateUpdate: validate.MutatingWebhookConfigurationUpdate,
 			Default: defaults.MutatingWebhookConfiguration, Columns: columns.MutatingWebhookConfiguration(), Generation: GenerationAlways, ForbidUnconditional: true}),
 		Row(api.ValidatingWebhookConfigurations, Hooks[admission.ValidatingWebhookConfiguration]{
+			Validate: validate.ValidatingWebhookConfiguration, ValidateUpdate: validate.ValidatingWebhookConfigurationUpdate,
 			Default: defaults.ValidatingWebhookConfiguration, Columns: columns.ValidatingWebhookConfiguration(), Generation: GenerationAlways, ForbidUnconditional: true}),
 		Row(api.ValidatingAdmissionPolicies, Hooks[admission.ValidatingAdmissionPolicy]{
+			Validate: validate.ValidatingAdmissionPolicy, ValidateUpdate: validate.ValidatingAdmissionPolicyUpdate,
 			Default: defaults.ValidatingAdmissionPolicy, Columns: columns.ValidatingAdmissionPolicy(), ForbidUnconditional: true}),
 		Row(api.ValidatingAdmissionPolicyBindings, Hooks[admission.ValidatingAdmissionPolicyBinding]{
+			Validate: validate.ValidatingAdmissionPolicyBinding, ValidateUpdate: validate.ValidatingAdmissionPolicyBindingUpdate,
 			Default: defaults.ValidatingAdmissionPolicyBinding, Columns: columns.ValidatingAdmissionPolicyBinding(), Generation: GenerationAlways, ForbidUnconditional: true}),
 		Row(api.MutatingAdmissionPolicies, Hooks[admission.MutatingAdmissionPolicy]{
+			Validate: validate.MutatingAdmissionPolicy, ValidateUpdate: validate.MutatingAdmissionPolicyUpdate,
 			Default: defaults.MutatingAdmissionPolicy, Columns: columns.MutatingAdmissionPolicy(), ForbidUnconditional: true}),
 		Row(api.MutatingAdmissionPolicyBindings, Hooks[admission.MutatingAdmissionPolicyBinding]{
+			Validate: validate.MutatingAdmissionPolicyBinding, ValidateUpdate: validate.MutatingAdmissionPolicyBindingUpdate,
 			Default: defaults.MutatingAdmissionPolicyBinding, Columns: columns.MutatingAdmissionPolicyBinding(), Generation: GenerationAlways, ForbidUnconditional: true}),
 		Row(api.CustomResourceDefinitions, Hooks[apiext.CustomResourceDefinition]{
+			Validate: validate.CustomResourceDefinition, ValidateUpdate: validate.CustomResourceDefinitionUpdate, ValidateStatus: validate.CustomResourceDefinitionStatus,
 			Default: defaults.CustomResourceDefinition, Columns: columns.CustomResourceDefinition(), ForbidUnconditional: true,
 			PrepareCreate: noteStoredVersion,
 			PrepareUpdate: func(o, _ *apiext.CustomResourceDefinition) { noteStoredVersion(o) },

@@ -14,26 +14,36 @@ import (
 	"orch/api"
 	"orch/server/columns"
 	"orch/server/defaults"
+	"orch/server/validate"
 )
 
 func appsRows() []Resource {
 	return []Resource{
-		Row(api.Deployments, Hooks[apps.Deployment]{Default: defaults.Deployment, Columns: columns.Deployment(), Scale: deploymentScale()}),
+		Row(api.Deployments, Hooks[apps.Deployment]{
+			Validate: validate.Deployment, ValidateUpdate: validate.DeploymentUpdate, ValidateStatus: validate.DeploymentStatus, Warn: validate.DeploymentWarnings,
+			Default: defaults.Deployment, Columns: columns.Deployment(), Scale: deploymentScale()}),
 		Row(api.ReplicaSets, Hooks[apps.ReplicaSet]{
+			Validate: validate.ReplicaSet, ValidateUpdate: validate.ReplicaSetUpdate, ValidateStatus: validate.ReplicaSetStatus, Warn: validate.ReplicaSetWarnings,
 			Default: defaults.ReplicaSet, Columns: columns.ReplicaSet(), Scale: replicaSetScale(),
 			FieldNames: []string{"status.replicas"},
 			Fields: func(o *apps.ReplicaSet) fields.Set {
 				return fields.Set{"status.replicas": strconv.Itoa(int(o.Status.Replicas))}
 			},
 		}),
-		Row(api.StatefulSets, Hooks[apps.StatefulSet]{Default: defaults.StatefulSet, Columns: columns.StatefulSet(), Scale: statefulSetScale()}),
+		Row(api.StatefulSets, Hooks[apps.StatefulSet]{
+			Validate: validate.StatefulSet, ValidateUpdate: validate.StatefulSetUpdate, ValidateStatus: validate.StatefulSetStatus, Warn: validate.StatefulSetWarnings,
+			Default: defaults.StatefulSet, Columns: columns.StatefulSet(), Scale: statefulSetScale()}),
 		Row(api.DaemonSets, Hooks[apps.DaemonSet]{
+			Validate: validate.DaemonSet, ValidateUpdate: validate.DaemonSetUpdate, ValidateStatus: validate.DaemonSetStatus, Warn: validate.DaemonSetWarnings,
 			Default: defaults.DaemonSet, Columns: columns.DaemonSet(),
 			PrepareCreate: func(o *apps.DaemonSet) { setTemplateGeneration(o, 1) },
 			PrepareUpdate: countTemplate,
 		}),
-		Row(api.ControllerRevisions, Hooks[apps.ControllerRevision]{Columns: columns.ControllerRevision()}),
+		Row(api.ControllerRevisions, Hooks[apps.ControllerRevision]{
+			Validate: validate.ControllerRevision, ValidateUpdate: validate.ControllerRevisionUpdate,
+			Columns: columns.ControllerRevision()}),
 		Row(api.Jobs, Hooks[batch.Job]{
+			Validate: validate.Job, ValidateUpdate: validate.JobUpdate, ValidateStatus: validate.JobStatus, Warn: validate.JobWarnings,
 			Default: defaults.Job, Columns: columns.Job(), OrphanByDefault: true,
 			PrepareCreate: newJob,
 			FieldNames:    []string{"status.successful"},
@@ -41,7 +51,9 @@ func appsRows() []Resource {
 				return fields.Set{"status.successful": strconv.Itoa(int(o.Status.Succeeded))}
 			},
 		}),
-		Row(api.CronJobs, Hooks[batch.CronJob]{Default: defaults.CronJob, Columns: columns.CronJob()}),
+		Row(api.CronJobs, Hooks[batch.CronJob]{
+			Validate: validate.CronJob, ValidateUpdate: validate.CronJobUpdate, Warn: validate.CronJobWarnings,
+			Default: defaults.CronJob, Columns: columns.CronJob()}),
 		hpaRow(), hpaV1Row(),
 	}
 }

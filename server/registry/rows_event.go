@@ -10,12 +10,14 @@ import (
 
 	"orch/api"
 	"orch/server/columns"
+	"orch/server/validate"
 )
 
 // Events of both groups are one kind, stored as core events.
 
 func eventRow() Resource {
 	return Row(api.Events, Hooks[core.Event]{
+		Validate: validate.Event, ValidateUpdate: validate.EventUpdate,
 		Columns: columns.Event(), CreateOnUpdate: true, Lazy: true, NoGC: true,
 		FieldNames: referenceFields("involvedObject", "reason", "reportingComponent", "source", "type"),
 		Fields: func(o *core.Event) fields.Set {
@@ -32,6 +34,8 @@ func eventRow() Resource {
 
 func eventV1Row() Resource {
 	return Row(api.EventsV1, Hooks[events.Event]{
+		Validate:       func(o *events.Event) validate.Errors { return validate.EventV1(coreEvent(o)) },
+		ValidateUpdate: func(o, old *events.Event) validate.Errors { return validate.EventUpdate(coreEvent(o), coreEvent(old)) },
 		Columns:        columns.Convert(columns.Event(), coreEvent),
 		CreateOnUpdate: true, Lazy: true, NoGC: true,
 		FieldNames: referenceFields("regarding", "reason", "reportingController", "type"),

@@ -13,6 +13,7 @@ import (
 	"orch/api"
 	"orch/server/columns"
 	"orch/server/defaults"
+	"orch/server/validate"
 )
 
 // Autoscalers are stored as version 2. Version 1 has one CPU goal; everything
@@ -26,12 +27,19 @@ const (
 
 func hpaRow() Resource {
 	return Row(api.HorizontalPodAutoscalers, Hooks[autoscaling.HorizontalPodAutoscaler]{
+		Validate: validate.HorizontalPodAutoscaler, ValidateUpdate: validate.HorizontalPodAutoscalerUpdate, ValidateStatus: validate.HorizontalPodAutoscalerStatus,
 		Default: defaults.HorizontalPodAutoscaler, Columns: columns.HorizontalPodAutoscaler(), Generation: GenerationNever,
 	})
 }
 
 func hpaV1Row() Resource {
 	return Row(api.HorizontalPodAutoscalersV1, Hooks[v1.HorizontalPodAutoscaler]{
+		Validate: func(o *v1.HorizontalPodAutoscaler) validate.Errors {
+			return validate.HorizontalPodAutoscaler(hpaFromV1(o))
+		},
+		ValidateUpdate: func(o, _ *v1.HorizontalPodAutoscaler) validate.Errors {
+			return validate.HorizontalPodAutoscaler(hpaFromV1(o))
+		},
 		Default: defaults.HorizontalPodAutoscalerV1,
 		Columns: columns.Convert(columns.HorizontalPodAutoscaler(), hpaFromV1), Generation: GenerationNever,
 		ToStored: func(o *v1.HorizontalPodAutoscaler) (runtime.Object, error) { return hpaFromV1(o), nil },

@@ -9,6 +9,7 @@ import (
 	"orch/api"
 	"orch/server/columns"
 	"orch/server/defaults"
+	"orch/server/validate"
 )
 
 // namespaceRow: a namespace is Active from its creation and Terminating from its
@@ -16,6 +17,7 @@ import (
 func namespaceRow() Resource {
 	return Row(api.Namespaces, Hooks[core.Namespace]{
 		Default: defaults.Namespace, Columns: columns.Namespace(), NameRule: nameDNSLabel, Generation: GenerationNever,
+		Validate: validate.Namespace, ValidateStatus: validate.NamespaceStatus,
 		PrepareCreate: func(o *core.Namespace) {
 			o.Status.Phase = core.NamespaceActive
 			defaults.Namespace(o) // the label, for a name that was generated
@@ -27,7 +29,8 @@ func namespaceRow() Resource {
 		MarkDeleting:  func(o *core.Namespace) { o.Status.Phase = core.NamespaceTerminating },
 		Held:          func(o *core.Namespace) bool { return len(o.Spec.Finalizers) > 0 },
 		Subs: map[string]Sub[core.Namespace]{"finalize": {
-			Prepare: func(o, old *core.Namespace) { o.Status = old.Status },
+			Prepare:  func(o, old *core.Namespace) { o.Status = old.Status },
+			Validate: validate.NamespaceFinalize,
 		}},
 		FieldNames: []string{"status.phase", "name"},
 		Fields: func(o *core.Namespace) fields.Set {

@@ -10,17 +10,19 @@ import (
 	"orch/api"
 	"orch/server/columns"
 	"orch/server/defaults"
+	"orch/server/validate"
 )
 
 func podRow() Resource {
 	return Row(api.Pods, Hooks[core.Pod]{
 		Default: defaults.Pod, Columns: columns.Pod(), ReturnDeleted: true,
+		Validate: validate.Pod, ValidateUpdate: validate.PodUpdate, ValidateStatus: validate.PodStatus, Warn: validate.PodWarnings,
 		PrepareCreate: newPod,
 		PrepareStatus: keepPodFacts,
 		Grace:         podGrace,
 		Subs: map[string]Sub[core.Pod]{
-			"ephemeralcontainers": {Prepare: onlyEphemeralContainers},
-			"resize":              {Prepare: onlyResources},
+			"ephemeralcontainers": {Prepare: onlyEphemeralContainers, Validate: validate.PodEphemeralContainers},
+			"resize":              {Prepare: onlyResources, Validate: validate.PodResize},
 		},
 		FieldNames: []string{"spec.nodeName", "spec.restartPolicy", "spec.schedulerName", "spec.serviceAccountName", "spec.hostNetwork",
 			"status.phase", "status.podIP", "status.nominatedNodeName"},
