@@ -52,7 +52,8 @@ type Server struct {
 	rest     *rest.Server
 	upkeep   *reconcile.Loop
 	more     []Part
-	ready    chan struct{}
+	// serving closes when the control plane itself is up, ready when the added parts are too.
+	serving, ready chan struct{}
 }
 
 // New checks cfg, makes certificates, takes the port and puts the parts together.
@@ -65,7 +66,7 @@ func New(cfg Config, store datastore.Store, log *slog.Logger) (*Server, error) {
 	if log == nil {
 		log = slog.Default()
 	}
-	s := &Server{cfg: r, log: log, ready: make(chan struct{})}
+	s := &Server{cfg: r, log: log, serving: make(chan struct{}), ready: make(chan struct{})}
 	if s.pki, err = pki.New(s.pkiConfig()); err != nil {
 		return nil, err
 	}
@@ -168,7 +169,7 @@ func (s *Server) nodeOf(r *http.Request) (string, error) {
 
 func (s *Server) started(context.Context) error {
 	select {
-	case <-s.ready:
+	case <-s.serving:
 		return nil
 	default:
 		return errors.New("not all parts have started")
@@ -199,10 +200,19 @@ func (s *Server) parts() []Part {
 		{Name: "tunnel", Run: s.tunnel.Run},
 		{Name: "API", Run: s.rest.Run},
 		{Name: "upkeep", Run: s.upkeep.Run},
+		{Name: "readiness", Run: s.serve, Ready: s.serving},
 	}
 }
 
-// Ready closes once every part has started and the API serves.
+// serve marks the place in the order of parts from which /readyz says yes. What
+// comes after, such as the local node, has conditions of its own to show.
+func (s *Server) serve(ctx context.Context) error {
+	close(s.serving)
+	<-ctx.Done()
+	return nil
+}
+
+// Ready closes once every part is ready, the added ones included.
 func (s *Server) Ready() <-chan struct{} { return s.ready }
 
 // Client acts in this process as a user, without authorization.

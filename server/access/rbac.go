@@ -19,12 +19,18 @@ import (
 // pointer.
 //
 //	clusterRoles[name] -> rules          roles[namespace/name] -> rules
-//	bindings[namespace]["u:alice"][binding name] -> grant   (namespace "" = cluster bindings)
+//	bindings[namespace][user alice][binding name] -> grant   (namespace "" = cluster bindings)
 type roleIndex struct {
 	mu           sync.RWMutex
 	clusterRoles map[string][]rbac.PolicyRule
 	roles        map[string][]rbac.PolicyRule
-	bindings     map[string]map[string]map[string]grant
+	bindings     map[string]map[subject]map[string]grant
+}
+
+// subject is a user or a group; a service account is the user that it acts as.
+type subject struct {
+	group bool
+	name  string
 }
 
 // grant is one binding as one subject sees it.
@@ -38,7 +44,7 @@ type grant struct {
 func newRoleIndex() *roleIndex {
 	return &roleIndex{
 		clusterRoles: map[string][]rbac.PolicyRule{}, roles: map[string][]rbac.PolicyRule{},
-		bindings: map[string]map[string]map[string]grant{},
+		bindings: map[string]map[subject]map[string]grant{},
 	}
 }
 
@@ -102,11 +108,11 @@ func (x *roleIndex) rebind(c client.Change, of func(api.Object) (rbac.RoleRef, [
 	ref, subjects := of(c.New)
 	for _, s := range subjects {
 		key := subjectKey(s, ns)
-		if key == "" {
+		if key.name == "" {
 			continue
 		}
 		if x.bindings[ns] == nil {
-			x.bindings[ns] = map[string]map[string]grant{}
+			x.bindings[ns] = map[subject]map[string]grant{}
 		}
 		if x.bindings[ns][key] == nil {
 			x.bindings[ns][key] = map[string]grant{}
@@ -116,23 +122,23 @@ func (x *roleIndex) rebind(c client.Change, of func(api.Object) (rbac.RoleRef, [
 }
 
 // subjectKey names a subject in the index; empty for one that nobody can be.
-func subjectKey(s rbac.Subject, bindingNamespace string) string {
+func subjectKey(s rbac.Subject, bindingNamespace string) subject {
 	switch s.Kind {
 	case rbac.UserKind:
-		return "u:" + s.Name
+		return subject{name: s.Name}
 	case rbac.GroupKind:
-		return "g:" + s.Name
+		return subject{group: true, name: s.Name}
 	case rbac.ServiceAccountKind:
 		ns := s.Namespace
 		if ns == "" {
 			ns = bindingNamespace
 		}
 		if ns == "" {
-			return ""
+			return subject{}
 		}
-		return "u:" + serviceAccountUser(ns, s.Name)
+		return subject{name: serviceAccountUser(ns, s.Name)}
 	}
-	return ""
+	return subject{}
 }
 
 func (x *roleIndex) rulesLocked(ref rbac.RoleRef, namespace string) ([]rbac.PolicyRule, bool) {
@@ -156,19 +162,15 @@ func (x *roleIndex) each(u registry.User, namespace string, visit func(grant, []
 	x.mu.RLock()
 	defer x.mu.RUnlock()
 	var missing []string
-	scopes := []string{""}
-	if namespace != "" {
-		scopes = append(scopes, namespace)
-	}
-	for _, ns := range scopes {
+	for _, ns := range [2]string{"", namespace} {
 		of := x.bindings[ns]
 		if len(of) == 0 {
 			continue
 		}
 		for i := -1; i < len(u.Groups); i++ {
-			key := "u:" + u.Name
+			key := subject{name: u.Name}
 			if i >= 0 {
-				key = "g:" + u.Groups[i]
+				key = subject{group: true, name: u.Groups[i]}
 			}
 			for _, g := range of[key] {
 				rules, ok := x.rulesLocked(g.ref, g.namespace)
@@ -180,6 +182,9 @@ func (x *roleIndex) each(u registry.User, namespace string, visit func(grant, []
 					return nil
 				}
 			}
+		}
+		if namespace == "" {
+			break
 		}
 	}
 	return missing
