@@ -12,6 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"orch/server/registry"
+	"orch/server/rest/table"
 	"orch/server/rest/wire"
 )
 
@@ -51,11 +52,16 @@ func (s *Server) encode(dst []byte, q *request, m wire.Media, res registry.Resul
 		return wire.AppendItem(dst, m, res.Item)
 	}
 	gvk := s.config.Registry.BodyFor(q.row.Facts, q.sub).GVK()
-	if status, ok := res.Object.(*metav1.Status); ok {
+	if _, is := res.Object.(*metav1.Status); is {
 		gvk = wire.StatusGVK()
-		_ = status
 	}
 	return wire.AppendObject(dst, m, res.Object, gvk)
+}
+
+// tableOf renders items as rows for people.
+func (s *Server) tableOf(q *request, m wire.Media, items []*registry.Item, head metav1.ListMeta) (*metav1.Table, error) {
+	include := metav1.IncludeObjectPolicy(q.query.Get("includeObject"))
+	return table.Build(q.row, items, head, table.Options{Include: include, Version: m.Version, Now: s.now()})
 }
 
 func tableGVK(m wire.Media) schema.GroupVersionKind {

@@ -16,6 +16,7 @@ import (
 	"orch/server/registry"
 	"orch/server/rest/connect"
 	"orch/server/rest/discovery"
+	"orch/server/rest/health"
 	"orch/server/rest/openapi"
 )
 
@@ -28,6 +29,9 @@ type Authenticator interface {
 type Authorizer interface {
 	Authorize(ctx context.Context, at access.Attributes) (allowed bool, reason string, err error)
 }
+
+// Check is one thing that health depends on.
+type Check = health.Check
 
 // Config of a Server. It is not changed after New.
 type Config struct {
@@ -102,7 +106,7 @@ func New(c Config) (*Server, error) {
 	s := &Server{config: c, log: c.Log, now: c.Now, room: newRoom(), documents: docs, connect: connect.New(c.Registry, c.Nodes)}
 	s.draining, s.drain = context.WithCancel(context.Background())
 	s.discovery = discovery.New(kinds{c.Registry})
-	pages := s.healthPages()
+	pages := health.Pages(c.Checks, s.draining, c.Log)
 	pages["/version"] = s.versionPage()
 	pages["/version/"] = pages["/version"]
 	for _, path := range []string{"/openapi/v2", "/openapi/v3", "/openapi/v3/"} {
