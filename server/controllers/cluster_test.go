@@ -131,7 +131,7 @@ func (c *cluster) standIn() reconcile.Spec {
 		}
 		next := p.DeepCopy()
 		ips++
-		next.Status.Phase, next.Status.PodIP = core.PodRunning, fmt.Sprintf("10.42.0.%d", ips)
+		next.Status.Phase, next.Status.PodIP = core.PodRunning, fmt.Sprintf("10.42.%d.%d", ips/250, ips%250+1)
 		next.Status.PodIPs = []core.PodIP{{IP: next.Status.PodIP}}
 		status := core.ConditionTrue
 		if c.ready != nil && !c.ready(p) {
