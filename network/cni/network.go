@@ -176,7 +176,8 @@ func (n *Network) Prepare(context.Context) error {
 			return err
 		}
 	}
-	return link.Forwarding(n.cfg.NetNS)
+	// The owner of the rules sees to the rest of forwarding, and complains.
+	return link.Sysctl(n.cfg.NetNS, "net/ipv4/ip_forward", "1")
 }
 
 // Ready says why pods can't be joined now; nil when they can.

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
 	core "k8s.io/api/core/v1"
 	discovery "k8s.io/api/discovery/v1"
 	meta "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -29,6 +30,8 @@ type node struct {
 	svc   map[string]*core.Service
 	sl    map[string]*discovery.EndpointSlice
 	stop  func()
+	// legacy: by the programs for the kernel's old interface.
+	legacy bool
 }
 
 func newNode(t testing.TB, pods int) *node {
@@ -44,6 +47,13 @@ func newNode(t testing.TB, pods int) *node {
 func (n *node) run() {
 	owner, err := New(Config{NetNS: n.Node, Stale: proxy.Passing(), Log: slog.New(slog.NewTextHandler(n.t.Output(), nil))})
 	nettest.Must(n.t, err)
+	if n.legacy {
+		owner.tool.nft = false
+		owner.tool.restore, err = find("iptables-legacy-restore")
+		nettest.Must(n.t, err)
+		owner.tool.save, err = find("iptables-legacy-save")
+		nettest.Must(n.t, err)
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- owner.Run(ctx) }()
@@ -234,7 +244,8 @@ func TestDeletedRulesComeBack(t *testing.T) {
 		{"jump deleted", "iptables -t nat -D PREROUTING -m comment --comment 'kubernetes service portals' -j KUBE-SERVICES"},
 		{"kernel chain flushed", "iptables -t nat -F PREROUTING"},
 		{"whole table flushed", "iptables -t nat -F"},
-		{"chains deleted", "iptables -t nat -F; iptables -t nat -X"},
+		// Some may be back, and in use, before they are deleted.
+		{"chains deleted", "iptables -t nat -F; iptables -t nat -X || true"},
 		{"everything deleted", "nft flush ruleset"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -279,6 +290,54 @@ func TestRestartKeepsAndCleans(t *testing.T) {
 	if jumps != 1 {
 		t.Errorf("%d jumps", jumps)
 	}
+}
+
+// With iptables-legacy there are no events; it must work all the same.
+func TestLegacy(t *testing.T) {
+	n := newNode(t, 2)
+	n.stop()
+	n.legacy = true
+	n.run()
+	n.service("web", "10.43.0.5", core.ProtocolTCP, nil)
+	n.endpoints("web", core.ProtocolTCP, 0)
+	n.sync()
+	n.ask(n.Client, "tcp", "10.43.0.5:80")
+	for _, command := range []string{"iptables-legacy -t nat -F KUBE-SERVICES", "iptables-legacy -t nat -F; iptables-legacy -F", "iptables-legacy -t nat -F; iptables-legacy -t nat -X"} {
+		nettest.Command(t, n.Node, "sh", "-c", command)
+		took := nettest.Until(t, 1200*time.Millisecond, "the Service works again", func() bool {
+			_, err := nettest.Ask(n.Client, "tcp", "10.43.0.5:80")
+			return err == nil
+		})
+		t.Logf("%s: back after %v", command, took)
+	}
+	n.endpoints("web", core.ProtocolTCP, 1)
+	n.sync()
+	if pod, _ := n.ask(n.Client, "tcp", "10.43.0.5:80"); pod != "p1" {
+		t.Error(pod)
+	}
+}
+
+// Nothing to do means nothing done: no process, no wake-up of ours beyond the
+// legacy watcher's.
+func TestIdle(t *testing.T) {
+	n := newNode(t, 1)
+	n.service("web", "10.43.0.5", core.ProtocolTCP, nil)
+	n.sync()
+	before, start := n.owner.Stats(), cpuTime(t)
+	time.Sleep(500 * time.Millisecond)
+	if after := n.owner.Stats(); after != before {
+		t.Errorf("%+v, then %+v", before, after)
+	}
+	if used := cpuTime(t) - start; used > 25*time.Millisecond {
+		t.Errorf("idle for half a second used %v", used)
+	}
+}
+
+func cpuTime(t *testing.T) time.Duration {
+	t.Helper()
+	var u unix.Rusage
+	nettest.Must(t, unix.Getrusage(unix.RUSAGE_SELF, &u))
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
 // A rule that the kernel refuses is reported with its text; the next good

@@ -1,11 +1,14 @@
 package link
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -37,12 +40,23 @@ func Sysctl(path, name, value string) error {
 // the packet filter, without which a Service's answer between two pods of one
 // bridge takes a short cut past its translation.
 func Forwarding(path string) error {
-	errs := []error{Sysctl(path, "net/ipv4/ip_forward", "1")}
-	err := Sysctl(path, "net/bridge/bridge-nf-call-iptables", "1")
+	const bridges = "net/bridge/bridge-nf-call-iptables"
+	err := Sysctl(path, bridges, "1")
+	if errors.Is(err, os.ErrNotExist) && loadModule("br_netfilter") == nil {
+		err = Sysctl(path, bridges, "1")
+	}
 	if errors.Is(err, os.ErrNotExist) {
 		err = fmt.Errorf("the kernel module br_netfilter is not loaded (remedy: modprobe br_netfilter): %w", err)
 	}
-	return errors.Join(append(errs, err)...)
+	return errors.Join(Sysctl(path, "net/ipv4/ip_forward", "1"), err)
+}
+
+// loadModule asks the host's modprobe; it does nothing for a module that is
+// loaded. The kernel itself loads the others that we need, but not this one.
+func loadModule(name string) error {
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	return exec.CommandContext(ctx, "modprobe", name).Run()
 }
 
 const (
