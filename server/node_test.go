@@ -73,17 +73,17 @@ func podOn(n string) *core.Pod {
 
 const mirrorPod = `{"metadata":{"name":"m","annotations":{"kubernetes.io/config.mirror":"x"}},"spec":{"nodeName":"n1","containers":[{"name":"c","image":"x"}]`
 
-// TestNodeIsConfined is the table of what the credential of a node must not do.
-func TestNodeIsConfined(t *testing.T) {
-	s := nodes(t)
-	n1 := user(t, s, "system:node:n1", api.GroupNodes)
-	const ns, other = "/api/v1/namespaces/default/", "/api/v1/namespaces/kube-system/"
-	uid1 := string(client.Cached(s.Client("x"), api.Pods, "default", "pod1").UID)
-	uid2 := string(client.Cached(s.Client("x"), api.Pods, "default", "pod2").UID)
-	token := func(bound string) string {
-		return `{"apiVersion":"authentication.k8s.io/v1","kind":"TokenRequest","spec":{` + bound + `}}`
-	}
-	for _, tc := range []struct{ name, verb, path, body, says string }{
+type refusal struct{ name, verb, path, body, says string }
+
+const ns, other = "/api/v1/namespaces/default/", "/api/v1/namespaces/kube-system/"
+
+func tokenBody(bound string) string {
+	return `{"apiVersion":"authentication.k8s.io/v1","kind":"TokenRequest","spec":{` + bound + `}}`
+}
+
+// forbidden is the table of what the credential of node n1 must not do; uid2 is that of the other node's pod.
+func forbidden(uid2 string) []refusal {
+	return []refusal{
 		{"list all secrets", "GET", "/api/v1/secrets", "", "can only read namespaced object of this type"},
 		{"list a namespace's secrets", "GET", ns + "secrets", "", "No Object name found"},
 		{"watch a namespace's secrets", "GET", ns + "secrets?watch=1", "", "No Object name found"},
@@ -110,12 +110,12 @@ func TestNodeIsConfined(t *testing.T) {
 		{"write its volume", "PATCH", "/api/v1/persistentvolumes/pv1", `{"metadata":{"labels":{"a":"b"}}}`, "can only get individual resources of this type"},
 		{"list service accounts", "GET", ns + "serviceaccounts", "", "can only create tokens for individual service accounts"},
 		{"create a service account", "POST", ns + "serviceaccounts", `{"metadata":{"name":"new"}}`, "can only create tokens for individual service accounts"},
-		{"token of another node's account", "POST", ns + "serviceaccounts/sa2/token", token(`"boundObjectRef":{"apiVersion":"v1","kind":"Pod","name":"pod2","uid":"` + uid2 + `"}`), "no relationship found"},
-		{"token of an account nobody uses", "POST", ns + "serviceaccounts/default/token", token(""), "no relationship found"},
-		{"token bound to nothing", "POST", ns + "serviceaccounts/sa1/token", token(""), "node requested token not bound to a pod"},
-		{"token bound to a pod without uid", "POST", ns + "serviceaccounts/sa1/token", token(`"boundObjectRef":{"apiVersion":"v1","kind":"Pod","name":"pod1"}`), "node requested token with a pod binding without a uid"},
-		{"token bound to another node's pod", "POST", ns + "serviceaccounts/sa1/token", token(`"boundObjectRef":{"apiVersion":"v1","kind":"Pod","name":"pod2","uid":"` + uid2 + `"}`), "node requested token bound to a pod scheduled on a different node"},
-		{"token bound to a pod of an older uid", "POST", ns + "serviceaccounts/sa1/token", token(`"boundObjectRef":{"apiVersion":"v1","kind":"Pod","name":"pod1","uid":"` + uid2 + `"}`), "does not match the UID in record"},
+		{"token of another node's account", "POST", ns + "serviceaccounts/sa2/token", tokenBody(`"boundObjectRef":{"apiVersion":"v1","kind":"Pod","name":"pod2","uid":"` + uid2 + `"}`), "no relationship found"},
+		{"token of an account nobody uses", "POST", ns + "serviceaccounts/default/token", tokenBody(""), "no relationship found"},
+		{"token bound to nothing", "POST", ns + "serviceaccounts/sa1/token", tokenBody(""), "node requested token not bound to a pod"},
+		{"token bound to a pod without uid", "POST", ns + "serviceaccounts/sa1/token", tokenBody(`"boundObjectRef":{"apiVersion":"v1","kind":"Pod","name":"pod1"}`), "node requested token with a pod binding without a uid"},
+		{"token bound to another node's pod", "POST", ns + "serviceaccounts/sa1/token", tokenBody(`"boundObjectRef":{"apiVersion":"v1","kind":"Pod","name":"pod2","uid":"` + uid2 + `"}`), "node requested token bound to a pod scheduled on a different node"},
+		{"token bound to a pod of an older uid", "POST", ns + "serviceaccounts/sa1/token", tokenBody(`"boundObjectRef":{"apiVersion":"v1","kind":"Pod","name":"pod1","uid":"` + uid2 + `"}`), "does not match the UID in record"},
 		{"list all pods", "GET", "/api/v1/pods", "", "can only list/watch pods with spec.nodeName field selector"},
 		{"list pods of another node", "GET", "/api/v1/pods?fieldSelector=spec.nodeName%3Dn2", "", "can only list/watch pods with spec.nodeName field selector"},
 		{"watch a namespace's pods", "GET", ns + "pods?watch=1", "", "can only list/watch pods with spec.nodeName field selector"},
@@ -155,7 +155,15 @@ func TestNodeIsConfined(t *testing.T) {
 		{"approve a certificate", "PATCH", "/apis/certificates.k8s.io/v1/certificatesigningrequests/x/approval", `{}`, `cannot patch resource "certificatesigningrequests/approval"`},
 		{"read metrics", "GET", "/metrics", "", `cannot get path "/metrics"`},
 		{"delete all events", "DELETE", ns + "events", "", `cannot deletecollection resource "events"`},
-	} {
+	}
+}
+
+func TestNodeIsConfined(t *testing.T) {
+	s := nodes(t)
+	n1 := user(t, s, "system:node:n1", api.GroupNodes)
+	uid1 := string(client.Cached(s.Client("x"), api.Pods, "default", "pod1").UID)
+	uid2 := string(client.Cached(s.Client("x"), api.Pods, "default", "pod2").UID)
+	for _, tc := range forbidden(uid2) {
 		t.Run(tc.name, func(t *testing.T) {
 			code, message := n1.message(tc.verb, tc.path, tc.body)
 			if code != 403 || !strings.Contains(message, tc.says) {
@@ -177,7 +185,7 @@ func TestNodeIsConfined(t *testing.T) {
 		{"read a pod that is gone", "GET", ns + "pods/nix", "", 404},
 		{"read its pod", "GET", ns + "pods/pod1", "", 200},
 		{"write its pod's status", "PATCH", ns + "pods/pod1/status", `{"status":{"phase":"Running"}}`, 200},
-		{"token for its pod", "POST", ns + "serviceaccounts/sa1/token", token(`"boundObjectRef":{"apiVersion":"v1","kind":"Pod","name":"pod1","uid":"` + uid1 + `"}`), 201},
+		{"token for its pod", "POST", ns + "serviceaccounts/sa1/token", tokenBody(`"boundObjectRef":{"apiVersion":"v1","kind":"Pod","name":"pod1","uid":"` + uid1 + `"}`), 201},
 		{"read its node", "GET", "/api/v1/nodes/n1", "", 200},
 		{"list nodes for the overlay", "GET", "/api/v1/nodes", "", 200},
 		{"list services", "GET", "/api/v1/services", "", 200},
