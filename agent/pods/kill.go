@@ -82,7 +82,7 @@ func (k *killing) run(ctx context.Context) {
 			return
 		}
 	}
-	if err := k.p.Engine.Signal(ctx, k.id, 0, false); err != nil && !k.isOver(err) && ctx.Err() == nil {
+	if err := k.p.Engine.Signal(ctx, k.id, k.stopSignal(), false); err != nil && !k.isOver(err) && ctx.Err() == nil {
 		k.p.Log.Warn("signalling a container failed", "container", k.id, "err", err)
 	}
 	for {
@@ -120,6 +120,16 @@ func (k *killing) run(ctx context.Context) {
 	}
 }
 
+// stopSignal is what the pod asks for, else SIGTERM.
+func (k *killing) stopSignal() int {
+	if l := k.named.Lifecycle; l != nil && l.StopSignal != nil {
+		if n := unix.SignalNum(string(*l.StopSignal)); n != 0 {
+			return int(n)
+		}
+	}
+	return int(unix.SIGTERM)
+}
+
 // isOver tells whether an error only says that there is nothing left to signal. The
 // exit event is on its way then; if it is not, look finds out.
 func (k *killing) isOver(err error) bool {
@@ -140,31 +150,30 @@ func (k *killing) look(ctx context.Context) {
 
 // preStop runs the hook within the grace; false if the container ended meanwhile.
 func (k *killing) preStop(ctx context.Context, h *core.LifecycleHandler) bool {
-	ctx, cancel := context.WithDeadline(ctx, k.deadline)
+	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	done := make(chan error, 1)
 	k.p.wg.Go(func() { done <- k.hooks.run(ctx, h) })
-	for {
+	over := time.NewTimer(time.Until(k.deadline))
+	defer over.Stop()
+	for waiting := true; waiting; {
 		select {
 		case <-k.ended:
 			return false
 		case at := <-k.hurry:
-			if at.Before(k.deadline) {
-				k.deadline = at
-				var stop context.CancelFunc
-				ctx, stop = context.WithDeadline(ctx, at)
-				context.AfterFunc(ctx, cancel)
-				defer stop() //nolint:revive // at most once per shortened deadline
-			}
-			continue
+			k.deadline = earlier(k.deadline, at)
+			over.Reset(time.Until(k.deadline))
 		case err := <-done:
-			if err != nil {
+			if err != nil && ctx.Err() == nil {
 				k.p.Events.EventAt(k.p.reference(k.pod, fieldPath(k.pod, k.named.Name)), core.EventTypeWarning, "FailedPreStopHook", "PreStopHook failed")
 				k.p.Log.Debug("preStop hook failed", "pod", k.pod.Name, "container", k.named.Name, "err", err)
 			}
+			waiting = false
+		case <-over.C:
+			waiting = false
 		case <-ctx.Done():
+			return false
 		}
-		break
 	}
 	if least := time.Now().Add(afterHook); k.deadline.Before(least) {
 		k.deadline = least

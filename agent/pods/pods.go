@@ -164,6 +164,10 @@ func (p *Pods) change(ctx context.Context, c client.Change, left map[types.UID]*
 	p.mu.Lock()
 	w := p.workers[pod.UID]
 	if w == nil {
+		if ctx.Err() != nil {
+			p.mu.Unlock()
+			return
+		}
 		w = newWorker(p, pod)
 		if r := left[pod.UID]; r != nil {
 			w.adopt(r)

@@ -33,9 +33,9 @@ func (w *worker) end(ctx context.Context) {
 	case w.busyEnding:
 	case !w.torn:
 		w.busyEnding = true
-		t := w.teardown()
+		t, pod := w.teardown(), w.pod
 		w.p.wg.Go(func() {
-			if retry(ctx, w.p, "taking a pod off the host", w.pod, t.run) {
+			if retry(ctx, w.p, "taking a pod off the host", pod, t.run) {
 				w.box.post(func() { w.torn, w.busyEnding = true, false })
 			}
 		})
