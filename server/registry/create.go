@@ -210,12 +210,7 @@ func (w *op) by() apply.Manager {
 // checkNamespace fills the namespace of the request in and refuses another one.
 func (w *op) checkNamespace(obj api.Object) error {
 	if w.res.Cluster {
-		if obj.GetNamespace() != "" {
-			if w.Operation == Create {
-				return apierrors.NewBadRequest("the namespace of the provided object does not match the namespace sent on the request")
-			}
-			obj.SetNamespace("")
-		}
+		obj.SetNamespace("") // upstream: EnsureObjectNamespaceMatchesRequestNamespace
 		return nil
 	}
 	if w.q.Namespace == "" {

@@ -290,7 +290,8 @@ func (r *Registry) DeleteCollection(ctx context.Context, q Request, d metav1.Del
 				o := d
 				o.Preconditions = pinned(i, d.Preconditions)
 				_, err := r.Delete(ctx, one, o)
-				if err != nil && !apierrors.IsNotFound(err) {
+				replaced := apierrors.IsConflict(err) && d.Preconditions == nil
+				if err != nil && !apierrors.IsNotFound(err) && !replaced {
 					mu.Lock()
 					if first == nil {
 						first = err

@@ -57,9 +57,14 @@ func (s *shape) resetStatus(o api.Object) {
 	}
 }
 
-// keepStatus puts old's status into o. It is shared, not copied: nobody changes
-// either afterwards.
+// keepStatus puts a copy of old's status into o: hooks and admission may change o,
+// never what is stored.
 func (s *shape) keepStatus(o, old api.Object) {
+	if s.status >= 0 && object(old).Field(s.status).IsZero() {
+		object(o).Field(s.status).SetZero()
+		return
+	}
+	old = old.DeepCopyObject().(api.Object)
 	switch {
 	case s.dynamic:
 		keepKey(content(o), content(old), "status")
@@ -68,8 +73,9 @@ func (s *shape) keepStatus(o, old api.Object) {
 	}
 }
 
-// keepRest puts all of old into o but metadata and status.
+// keepRest puts a copy of old into o, without metadata and status.
 func (s *shape) keepRest(o, old api.Object) {
+	old = old.DeepCopyObject().(api.Object)
 	if s.dynamic {
 		n, was := content(o), content(old)
 		for k := range n {

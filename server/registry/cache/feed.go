@@ -123,6 +123,9 @@ func (c *Cache) decode(k *Kind, kv datastore.KV) (*Item, error) {
 	if err != nil {
 		return nil, err
 	}
+	if o.GetName() == "" {
+		return nil, fmt.Errorf("decoding stored %s: the value has no name", k.Facts.Kind)
+	}
 	return c.item(k, o, kv), nil
 }
 

@@ -250,34 +250,33 @@ func (w *Watch) nextLive(ctx context.Context) ([]Event, error) {
 	if w.deadline != nil {
 		deadline = w.deadline.C
 	}
-	for {
+	for due := false; ; {
 		rev := w.cache.Revision() // before the queue: every change up to rev has been offered
 		w.mu.Lock()
 		out := w.queue
+		clear(w.spare) // handed out by the call before; pins no items
 		w.queue, w.spare = w.spare[:0], out
 		ended := w.ended
 		w.mu.Unlock()
-		if len(out) > 0 {
+		rev = max(rev, w.after)
+		switch {
+		case len(out) > 0:
 			return out, nil
-		}
-		if ended {
+		case due && (rev > w.sent || w.over):
+			w.sent = rev
+			return []Event{w.mark(rev, false)}, nil
+		case ended, w.over:
 			w.over = true
 			return nil, io.EOF
 		}
+		due = false
 		select {
 		case <-w.wake:
 		case <-bookmark:
 			w.bookmark.Reset(bookmarkEvery)
-			if rev = max(rev, w.after); rev > w.sent {
-				w.sent = rev
-				return []Event{w.mark(rev, false)}, nil
-			}
+			due = true
 		case <-deadline:
-			w.over = true
-			if w.opts.Bookmarks {
-				return []Event{w.mark(max(rev, w.after), false)}, nil
-			}
-			return nil, io.EOF
+			w.over, due = true, w.opts.Bookmarks
 		case <-ctx.Done():
 			return nil, ctx.Err()
 		case <-w.closed:
