@@ -133,6 +133,16 @@ func TestContractOverHTTP(t *testing.T) {
 		t.Fatalf("waiting for the cache: %v", err)
 	}
 	clienttest.Run(t, c)
+	roots := x509.NewCertPool()
+	roots.AppendCertsFromPEM(ca)
+	conn, err := tls.Dial("tcp", address, &tls.Config{RootCAs: roots, NextProtos: []string{"h2", "http/1.1"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if p := conn.ConnectionState().NegotiatedProtocol; p != "h2" {
+		t.Errorf("the server chose %q: every watch would take a connection of its own", p)
+	}
 }
 
 func TestCacheOutlivesAServerRestart(t *testing.T) {

@@ -74,7 +74,8 @@ func (e *evictor) do(ctx context.Context, key reconcile.Key) (reconcile.Result, 
 }
 
 func (e *evictor) evict(ctx context.Context, p *core.Pod, now time.Time) error {
-	if err := workpod.MarkDisrupted(ctx, e.Client, p, "DeletionByTaintManager", "Taint manager: deleting due to NoExecute taint", now); err != nil {
+	why := core.PodCondition{Reason: "DeletionByTaintManager", Message: "Taint manager: deleting due to NoExecute taint"}
+	if err := workpod.MarkDisrupted(ctx, e.Client, p, why, now); err != nil {
 		return err
 	}
 	err := client.Delete(ctx, e.Client, api.Pods, p.Namespace, p.Name, metav1.DeleteOptions{Preconditions: &metav1.Preconditions{UID: &p.UID}})

@@ -14,15 +14,14 @@ import (
 )
 
 // MarkDisrupted writes why a pod is going to be deleted by no fault of its own,
-// so that a Job can tell this from a failure.
-func MarkDisrupted(ctx context.Context, c client.Transport, p *core.Pod, reason, message string, now time.Time) error {
+// so that a Job can tell this from a failure. why gives reason and message.
+func MarkDisrupted(ctx context.Context, c client.Transport, p *core.Pod, why core.PodCondition, now time.Time) error {
 	if d := Condition(p, core.DisruptionTarget); d != nil && d.Status == core.ConditionTrue {
 		return nil
 	}
 	next := p.DeepCopy()
-	SetCondition(next, core.PodCondition{
-		Type: core.DisruptionTarget, Status: core.ConditionTrue, Reason: reason, Message: message, LastTransitionTime: metav1.NewTime(now.Truncate(time.Second)),
-	})
+	why.Type, why.Status, why.LastTransitionTime = core.DisruptionTarget, core.ConditionTrue, metav1.NewTime(now.Truncate(time.Second))
+	SetCondition(next, why)
 	if _, err := client.UpdateStatus(ctx, c, api.Pods, next); err != nil && !apierrors.IsNotFound(err) {
 		return fmt.Errorf("marking pod %s/%s: %w", p.Namespace, p.Name, err)
 	}
