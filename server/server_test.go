@@ -29,6 +29,14 @@ import (
 // start runs a server on loopback until the test ends.
 func start(t testing.TB, store datastore.Store, change func(*Config)) *Server {
 	t.Helper()
+	s, stop := boot(t, store, change)
+	t.Cleanup(stop)
+	return s
+}
+
+// boot runs a server on loopback until stop is called.
+func boot(t testing.TB, store datastore.Store, change func(*Config)) (_ *Server, stop func()) {
+	t.Helper()
 	dir := t.TempDir()
 	cfg := Config{
 		DataDir: dir, BindAddress: "127.0.0.1", AdvertiseAddress: "192.0.2.1", NodeName: "one", WriteKubeconfig: filepath.Join(dir, "orch.yaml"),
@@ -45,12 +53,12 @@ func start(t testing.TB, store datastore.Store, change func(*Config)) *Server {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- s.Run(ctx) }()
-	t.Cleanup(func() {
+	stop = func() {
 		cancel()
 		if err := <-done; err != nil {
 			t.Errorf("server ended with %v", err)
 		}
-	})
+	}
 	select {
 	case <-s.Ready():
 	case err := <-done:
@@ -59,7 +67,7 @@ func start(t testing.TB, store datastore.Store, change func(*Config)) *Server {
 	case <-time.After(20 * time.Second):
 		t.Fatal("server is not ready")
 	}
-	return s
+	return s, stop
 }
 
 // caller makes requests as somebody.
