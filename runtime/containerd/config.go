@@ -25,7 +25,7 @@ import (
 const Namespace = "k8s.io"
 
 const (
-	boltOpenTime = 10 * time.Second
+	boltOpenTime = 3 * time.Second
 	// A socket's path in here is 25 bytes longer; the kernel's limit is 107.
 	maxSocketDir = 80
 )

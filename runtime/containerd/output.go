@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -39,6 +40,7 @@ type output struct {
 	pumps          sync.WaitGroup
 	done           chan struct{} // all is read and logged
 	once           sync.Once
+	left           atomic.Bool // letGo was called
 
 	mu    sync.Mutex
 	sinks map[*sink]struct{}
@@ -187,6 +189,7 @@ func (o *output) finish() {
 
 // letGo closes our ends; what is still in the pipes stays there.
 func (o *output) letGo() {
+	o.left.Store(true)
 	for _, f := range []*os.File{o.stdout, o.stderr} {
 		if f != nil {
 			f.Close()
@@ -232,7 +235,7 @@ func (o *output) pump(f *os.File, stderr bool) {
 		}
 		buffers.Put(buf)
 		if err != nil {
-			if !errors.Is(err, io.EOF) && !errors.Is(err, os.ErrClosed) {
+			if !errors.Is(err, io.EOF) && !o.left.Load() {
 				o.warn("reading a container's output failed", err)
 			}
 			return
