@@ -101,6 +101,7 @@ func TestWatchersSeeEverything(t *testing.T) {
 }
 
 func TestWatchEnds(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, nil)
 	w.make(t, "a")
 	t.Run("timeout", func(t *testing.T) {
