@@ -97,6 +97,7 @@ func wantsGzip(r *http.Request) bool {
 
 // send writes a whole answer.
 func (s *Server) send(q *request, m wire.Media, code int, data []byte) {
+	q.code = code
 	h := q.w.Header()
 	q.warn.write(h)
 	h["Content-Type"] = contentTypes[m.Format]

@@ -80,6 +80,8 @@ type request struct {
 	// query is nil where there is none.
 	query url.Values
 	warn  warnings
+	// code is what was answered; 200 unless somebody says else.
+	code int
 }
 
 // verbOf is the verb that authorization knows.

@@ -8,17 +8,20 @@ package rest
 import (
 	"context"
 	"fmt"
+	"io"
 	"net/http"
 	"net/url"
 	"runtime/debug"
 	"slices"
 	"strings"
+	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
 	"orch/server/access"
 	"orch/server/registry"
 	"orch/server/rest/surface"
+	"orch/server/rest/tally"
 	"orch/server/rest/wire"
 )
 
@@ -90,32 +93,66 @@ func (s *Server) admitted(w http.ResponseWriter, r *http.Request, user registry.
 	if !isResource {
 		return s.page(w, r, user)
 	}
-	q := &request{Request: r, address: a, w: w, user: user, query: query, verb: verbOf(r, a, query)}
+	q := &request{Request: r, address: a, w: w, user: user, query: query, verb: verbOf(r, a, query), code: http.StatusOK}
 	if q.verb == "" {
 		return wire.MethodNotAllowed()
 	}
-	if err := s.authorize(r.Context(), q.attributes()); err != nil {
+	start := s.now()
+	err := s.serve(q)
+	s.count(q, err, s.now().Sub(start))
+	return err
+}
+
+// serve takes a request to its verb.
+func (s *Server) serve(q *request) error {
+	if err := s.authorize(q.Context(), q.attributes()); err != nil {
 		return err
 	}
-	serve, err := s.route(q)
+	verb, err := s.route(q)
 	if err != nil {
 		return err
 	}
 	if q.longLived() {
-		return serve(s, q)
+		s.tally.Lasting.Add(1)
+		defer s.tally.Lasting.Add(-1)
+		return verb(s, q)
 	}
-	release, err := s.room.enter(r)
+	release, err := s.room.enter(q.Request)
 	if err != nil {
 		return err
 	}
 	defer release()
-	ctx, cancel, err := timeLimit(r.Context(), query)
+	ctx, cancel, err := timeLimit(q.Context(), q.query)
 	if err != nil {
 		return err
 	}
 	defer cancel()
-	q.Request = r.WithContext(ctx)
-	return serve(s, q)
+	q.Request = q.WithContext(ctx)
+	return verb(s, q)
+}
+
+// count keeps the numbers; only what is on the kind table becomes a label.
+func (s *Server) count(q *request, err error, took time.Duration) {
+	r := tally.Request{Verb: q.verb, Code: q.code}
+	if err != nil {
+		r.Code = int(wire.StatusOf(err).Code)
+	}
+	if q.row != nil {
+		r.Group, r.Version, r.Resource = q.group, q.version, q.plural
+		if q.row.HasSub(q.sub) {
+			r.Sub = q.sub
+		}
+		if q.longLived() {
+			took = 0
+		}
+	}
+	s.tally.Add(r, took)
+}
+
+// WriteMetrics writes the counts of requests in Prometheus' text form.
+func (s *Server) WriteMetrics(w io.Writer) error {
+	_, err := s.tally.WriteTo(w)
+	return err
 }
 
 // authorize turns a refusal into its 403.

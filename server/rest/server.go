@@ -18,6 +18,7 @@ import (
 	"orch/server/rest/discovery"
 	"orch/server/rest/health"
 	"orch/server/rest/openapi"
+	"orch/server/rest/tally"
 )
 
 // Authenticator says who makes a request; ok is false for nobody known. An error is a 401 or 403 Status.
@@ -63,6 +64,7 @@ type Server struct {
 	log       *slog.Logger
 	now       func() time.Time
 	room      *room
+	tally     tally.Tally
 	discovery *discovery.Documents
 	documents *openapi.Documents
 	// open routes are before the gate, protected ones and pages behind it.
