@@ -1,6 +1,7 @@
 package registry
 
 import (
+	"maps"
 	"strconv"
 
 	apps "k8s.io/api/apps/v1"
@@ -105,6 +106,9 @@ func newJob(o *batch.Job) {
 	}
 	if _, has := o.Spec.Selector.MatchLabels[batch.ControllerUidLabel]; !has {
 		o.Spec.Selector.MatchLabels[batch.ControllerUidLabel] = uid
+	}
+	if len(o.Labels) == 0 {
+		o.Labels = maps.Clone(t.Labels) // where upstream's defaulting puts them at the next read
 	}
 }
 

@@ -83,10 +83,9 @@ func keepNodePorts(s, old *core.ServiceSpec) {
 // that know only the former (upstream: NormalizeClusterIPs).
 func pairClusterIPs(s, old *core.ServiceSpec) {
 	switch {
+	case s.ClusterIP != "" && len(s.ClusterIPs) == 0:
+		s.ClusterIPs = []string{s.ClusterIP}
 	case old == nil:
-		if s.ClusterIP != "" && len(s.ClusterIPs) == 0 {
-			s.ClusterIPs = []string{s.ClusterIP}
-		}
 	case s.ClusterIP == "" && old.ClusterIP != "" && slices.Equal(s.ClusterIPs, old.ClusterIPs):
 		s.ClusterIPs = nil
 	case s.ClusterIP != old.ClusterIP && s.ClusterIP != "" && slices.Equal(s.ClusterIPs, old.ClusterIPs):
