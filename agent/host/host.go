@@ -53,6 +53,8 @@ type PodNetwork interface {
 	Keep(ctx context.Context, live map[types.UID]bool) error
 	// Ready says why pods cannot be joined now; nil when they can.
 	Ready() error
+	// Changed is closed when Ready may answer anew; ask for it before asking Ready.
+	Changed() <-chan struct{}
 }
 
 // Namespaces pins kernel namespaces to files.

@@ -22,8 +22,8 @@ type GCConfig struct {
 	// MinAge spares images that came a moment ago.
 	MinAge time.Duration
 	Every  time.Duration
-	// InUse tells the image IDs that pods of this node use.
-	InUse func() map[string]bool
+	// InUse tells the IDs of the images that containers use.
+	InUse func(ctx context.Context) (map[string]bool, error)
 	Log   *slog.Logger
 }
 
@@ -58,8 +58,12 @@ func collect(ctx context.Context, images engine.Images, c GCConfig) error {
 	if err != nil {
 		return fmt.Errorf("listing images: %w", err)
 	}
+	inUse, err := c.InUse(ctx)
+	if err != nil {
+		return err
+	}
 	var bad error
-	for _, img := range Victims(all, c.InUse(), used-total*int64(c.LowPercent)/100, time.Now().Add(-c.MinAge)) {
+	for _, img := range Victims(all, inUse, used-total*int64(c.LowPercent)/100, time.Now().Add(-c.MinAge)) {
 		if err := images.Remove(ctx, img.ID); err != nil {
 			bad = errors.Join(bad, fmt.Errorf("removing image %s: %w", img.ID, err))
 			continue

@@ -50,11 +50,15 @@ type Puller struct {
 	images engine.Images
 	slots  *semaphore.Weighted
 	one    singleflight.Group
+	pulled func()
 }
 
-// NewPuller allows that many pulls at a time.
-func NewPuller(images engine.Images, parallel int64) *Puller {
-	return &Puller{images: images, slots: semaphore.NewWeighted(parallel)}
+// NewPuller allows that many pulls at a time. pulled is called after each; it may be nil.
+func NewPuller(images engine.Images, parallel int64, pulled func()) *Puller {
+	if pulled == nil {
+		pulled = func() {}
+	}
+	return &Puller{images: images, slots: semaphore.NewWeighted(parallel), pulled: pulled}
 }
 
 // Ensure returns the image, pulling it if the policy says so. A failure is an *Error.
@@ -101,6 +105,7 @@ func (p *Puller) pull(ctx context.Context, r Request) (engine.Image, error) {
 		}
 		return engine.Image{}, &Error{ErrImagePull, err}
 	}
+	p.pulled()
 	r.Event(core.EventTypeNormal, "Pulled", fmt.Sprintf("Successfully pulled image %q in %v (%v including waiting). Image size: %d bytes.",
 		r.Image, time.Since(waited).Truncate(time.Millisecond), time.Since(began).Truncate(time.Millisecond), img.Bytes))
 	return img, nil

@@ -76,7 +76,7 @@ func newRig(t *testing.T, o fakeengine.Options) *rig {
 	r.config = pods.Config{NodeName: "n1", HostIPs: []string{"192.0.2.1"}, RootDir: filepath.Join(dir, "root"), RunDir: filepath.Join(dir, "run"),
 		LogDir: filepath.Join(dir, "logs"), DNS: spec.DNS{Servers: []string{"10.43.0.10"}, Domain: "cluster.local"}}
 	r.deps = pods.Deps{Client: r.client, Engine: r.engine, Network: r.net, Namespaces: &fakeNamespaces{pinned: map[string]bool{}}, Volumes: r.volumes, Cgroups: tree,
-		Puller: image.NewPuller(r.engine.Images(), 3), Events: r.events, Allocatable: func() core.ResourceList { return core.ResourceList{} }, Log: slog.Default()}
+		Puller: image.NewPuller(r.engine.Images(), 3, nil), Events: r.events, Allocatable: func() core.ResourceList { return core.ResourceList{} }, Log: slog.Default()}
 	must(t, client.Create[core.Namespace], ctx, r.client, api.Namespaces, &core.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "default"}})
 	r.start()
 	t.Cleanup(func() { r.stop() })
@@ -235,6 +235,8 @@ func (f *fakeNet) Teardown(_ context.Context, s host.Sandbox) error {
 }
 func (f *fakeNet) Keep(context.Context, map[types.UID]bool) error { return nil }
 func (f *fakeNet) Ready() error                                   { return nil }
+
+func (f *fakeNet) Changed() <-chan struct{}                       { return nil }
 
 func (f *fakeNet) fail(err error) {
 	f.mu.Lock()

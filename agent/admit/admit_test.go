@@ -1,0 +1,53 @@
+package admit
+
+import (
+	"testing"
+
+	core "k8s.io/api/core/v1"
+	"sigs.k8s.io/yaml"
+)
+
+func pod(t *testing.T, text string) *core.Pod {
+	p := &core.Pod{}
+	if err := yaml.UnmarshalStrict([]byte(text), &p.Spec); err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+func TestCheck(t *testing.T) {
+	node := &core.Node{}
+	node.Labels = map[string]string{"zone": "a"}
+	if err := yaml.Unmarshal([]byte(`{allocatable: {cpu: "2", memory: 1Gi, pods: "3"}}`), &node.Status); err != nil {
+		t.Fatal(err)
+	}
+	running := []*core.Pod{pod(t, `{containers: [{name: a, ports: [{containerPort: 80, hostPort: 80}], resources: {requests: {cpu: 500m, memory: 512Mi}}}]}`)}
+	two := append(running, &core.Pod{}, &core.Pod{})
+	for _, tt := range []struct {
+		name, pod       string
+		running         []*core.Pod
+		reason, message string
+	}{
+		{"fits", `{containers: [{name: a, resources: {requests: {cpu: "1500m"}}}]}`, running, "", ""},
+		{"cpu", `{containers: [{name: a, resources: {requests: {cpu: "1600m"}}}]}`, running, "OutOfcpu", "Pod was rejected: Node didn't have enough resource: cpu, requested: 1600, used: 500, capacity: 2000"},
+		{"memory", `{containers: [{name: a, resources: {requests: {memory: 513Mi}}}]}`, running, "OutOfmemory", "Pod was rejected: Node didn't have enough resource: memory, requested: 537919488, used: 536870912, capacity: 1073741824"},
+		{"unknown resource", `{containers: [{name: a, resources: {requests: {x.io/gpu: 1}}}]}`, running, "OutOfx.io/gpu", "Pod was rejected: Node didn't have enough resource: x.io/gpu, requested: 1, used: 0, capacity: 0"},
+		{"pods", `{containers: [{name: a}]}`, two, "OutOfpods", "Pod was rejected: Node didn't have enough resource: pods, requested: 1, used: 3, capacity: 3"},
+		{"selector", `{nodeSelector: {zone: b}, containers: [{name: a}]}`, running, "NodeAffinity", "Pod was rejected: Predicate NodeAffinity failed: node(s) didn't match Pod's node affinity/selector"},
+		{"host port", `{containers: [{name: a, ports: [{containerPort: 1, hostPort: 80, hostIP: 10.0.0.1}]}]}`, running, "NodePorts", "Pod was rejected: Predicate NodePorts failed: node(s) didn't have free ports for the requested pod ports"},
+		{"other protocol", `{containers: [{name: a, ports: [{containerPort: 1, hostPort: 80, protocol: UDP}]}]}`, running, "", ""},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			v := Check(pod(t, tt.pod), node, tt.running)
+			if v == nil {
+				if tt.reason != "" {
+					t.Fatal("admitted")
+				}
+				return
+			}
+			if v.Reason != tt.reason || v.Message != tt.message {
+				t.Errorf("got %s: %s", v.Reason, v.Message)
+			}
+		})
+	}
+}
