@@ -10,6 +10,8 @@ import (
 	"runtime/metrics"
 	"strconv"
 	"strings"
+
+	"orch/api/reconcile"
 )
 
 // pages are the routes behind authorization beside the API itself.
@@ -41,7 +43,10 @@ func head(b *strings.Builder, name, kind, help string) {
 }
 
 func (s *Server) writeLoops(b *strings.Builder) {
-	loops := s.upkeep.Metrics()
+	var loops []reconcile.Metrics
+	for _, l := range s.loops {
+		loops = append(loops, l.Metrics()...)
+	}
 	head(b, "workqueue_depth", "gauge", "Keys that wait for a worker.")
 	for _, m := range loops {
 		fmt.Fprintf(b, "workqueue_depth{name=%q} %d\n", m.Name, m.Ready)

@@ -51,6 +51,7 @@ type Server struct {
 	tunnel   *tunnel.Tunnel
 	rest     *rest.Server
 	upkeep   *reconcile.Loop
+	loops    []*reconcile.Loop // whose numbers /metrics shows
 	more     []Part
 	// serving closes when the control plane itself is up, ready when the added parts are too.
 	serving, ready chan struct{}
@@ -127,6 +128,7 @@ func (s *Server) assemble(store datastore.Store) (err error) {
 	if s.upkeep, err = reconcile.New(self, specs...); err != nil {
 		return err
 	}
+	s.Measure(s.upkeep)
 	return s.assembleREST(self)
 }
 
@@ -179,6 +181,9 @@ func (s *Server) started(context.Context) error {
 // Add puts parts behind those of the server: scheduler, controllers. Call it
 // before Run.
 func (s *Server) Add(p ...Part) { s.more = append(s.more, p...) }
+
+// Measure shows the numbers of further controllers on /metrics. Call it before Run.
+func (s *Server) Measure(l *reconcile.Loop) { s.loops = append(s.loops, l) }
 
 // Run starts the parts in order and serves until ctx ends or a part fails.
 func (s *Server) Run(ctx context.Context) error {

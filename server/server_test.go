@@ -24,6 +24,7 @@ import (
 	"orch/api/client"
 	"orch/datastore"
 	"orch/datastore/memory"
+	"orch/server/pki"
 )
 
 // start runs a server on loopback until the test ends.
@@ -255,6 +256,18 @@ func TestCredentials(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	expired := func() *caller {
+		csr, key := identity(t, "admin")
+		r, err := pki.ParseRequest(csr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		cert, err := s.PKI().Sign(pki.Profile{Name: "admin", Groups: []string{api.GroupMasters}, Client: true, LifeAtMost: 1}, r.PublicKey)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return as(t, s, cert, key)
+	}
 	token := func(v string) *caller {
 		c := as(t, s, nil, nil)
 		c.header.Set("Authorization", "Bearer "+v)
@@ -274,6 +287,7 @@ func TestCredentials(t *testing.T) {
 		{"nobody may not list", as(t, s, nil, nil), "/api/v1/nodes", 403, `nodes is forbidden: User "system:anonymous" cannot list resource "nodes" in API group "" at the cluster scope`},
 		{"nobody may not read metrics", as(t, s, nil, nil), "/metrics", 403, `forbidden: User "system:anonymous" cannot get path "/metrics"`},
 		{"certificate of another authority", as(t, s, strangerCert, strangerKey), "/api/v1/nodes", 401, "Unauthorized"},
+		{"expired certificate", expired(), "/healthz", 401, "Unauthorized"},
 		{"a token that is none", token("nonsense"), "/healthz", 401, "Unauthorized"},
 		{"a forged token", token("eyJhbGciOiJub25lIn0.eyJzdWIiOiJzeXN0ZW06YWRtaW4ifQ."), "/healthz", 401, "Unauthorized"},
 		{"a user without rights", user(t, s, "alice"), "/api/v1/namespaces/default/pods", 403, `pods is forbidden: User "alice" cannot list resource "pods" in API group "" in the namespace "default"`},

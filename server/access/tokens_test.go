@@ -94,6 +94,7 @@ func TestTokenLife(t *testing.T) {
 		{"after its end", authn.TokenRequestSpec{}, func(b *bench) { b.now = b.now.Add(61 * time.Minute) }, nil, "service account token has expired"},
 		{"a clock a little behind", authn.TokenRequestSpec{}, func(b *bench) { b.now = b.now.Add(-30 * time.Second) }, nil, ""},
 		{"a clock far behind", authn.TokenRequestSpec{}, func(b *bench) { b.now = b.now.Add(-time.Hour) }, nil, "not valid yet"},
+		{"a clock that is not set", authn.TokenRequestSpec{}, func(b *bench) { b.now = time.Unix(60, 0) }, nil, ""},
 		{"account gone", authn.TokenRequestSpec{}, func(b *bench) { delete(b.cache, api.ServiceAccounts.Key("d", "robot")) }, nil, "service account UID does not match"},
 		{"account made anew", authn.TokenRequestSpec{}, func(b *bench) {
 			b.cache.put(api.ServiceAccounts.Facts, &core.ServiceAccount{ObjectMeta: meta("robot", "u2")})

@@ -15,21 +15,16 @@ import (
 	"time"
 )
 
-// backdate tolerates clients whose clock is behind ours. An authority reaches back
-// to a fixed day instead: boards without a battery start in 1970 or at their
-// image's build date, and must still be able to join before they know the time.
-const backdate = time.Hour
-
-// epoch is that day; certificates cannot be shown to a clock before it.
+// epoch is where certificates begin: no clock is before it.
 var epoch = time.Date(1970, 1, 1, 0, 0, 0, 0, time.UTC)
 
-// loadAuthority reads <base>.crt and <base>.key or makes them. A certificate
-// without its key, or the other way round, is an error: making a new one would cut
-// off everybody who trusts the old one.
-func loadAuthority(base, name string, now time.Time) (*authority, error) {
+// loadAuthority reads <base>.crt and <base>.key or makes them. One without the
+// other is an error once others have seen the authority: making a new one would
+// cut off everybody who trusts the old one.
+func loadAuthority(base, name string, now time.Time, seen bool) (*authority, error) {
 	raw, err := os.ReadFile(base + ".crt")
 	if errors.Is(err, fs.ErrNotExist) {
-		if _, kerr := os.Stat(base + ".key"); kerr == nil {
+		if _, kerr := os.Stat(base + ".key"); kerr == nil && seen {
 			return nil, fmt.Errorf("loading authority %s: %s.key is there but %s.crt is missing; restore it or remove the key", name, base, base)
 		}
 		return makeAuthority(base, name, now)

@@ -44,7 +44,7 @@ func (a *authority) sign(p Profile, public any, now time.Time) ([]byte, error) {
 	t := &x509.Certificate{
 		SerialNumber: serial, Subject: pkix.Name{CommonName: p.Name, Organization: p.Groups},
 		DNSNames: p.DNS, IPAddresses: p.IPs,
-		NotBefore: now.Add(-backdate), NotAfter: now.Add(life),
+		NotBefore: a.cert.NotBefore, NotAfter: now.Add(life),
 		KeyUsage: x509.KeyUsageDigitalSignature, BasicConstraintsValid: true,
 	}
 	if p.EncipherKeys {
@@ -108,6 +108,20 @@ func (p *PKI) ClientPair(user string, groups ...string) (certPEM, keyPEM []byte,
 	}
 	certPEM, err = p.client.sign(Profile{Name: user, Groups: groups, Client: true}, key.Public(), p.cfg.Now())
 	return certPEM, keyPEM, err
+}
+
+// fresh is the serving certificate for a handshake. It is renewed here too when the
+// clock has jumped: a board that woke in 1970 issues a leaf that is over as soon as
+// it knows the time.
+func (p *PKI) fresh() (*tls.Certificate, error) {
+	c := p.serving.Load()
+	if p.cfg.Now().Before(c.Leaf.NotAfter) {
+		return c, nil
+	}
+	if err := p.Renew(); err != nil {
+		return nil, err
+	}
+	return p.serving.Load(), nil
 }
 
 // refreshServing loads the serving certificate or issues it anew: when it is

@@ -15,7 +15,9 @@
 //	  node-token                a link to token
 //
 // Authorities live ten years and are never replaced by themselves. Leaves live a
-// year and are issued anew once less than 120 days are left.
+// year and are issued anew once less than 120 days are left. All of them begin in
+// 1970: boards without a battery wake there, and must be able to join and to serve
+// before they know the time.
 package pki
 
 import (
@@ -29,6 +31,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"sync"
 	"sync/atomic"
 	"time"
 )
@@ -67,8 +70,10 @@ type PKI struct {
 	client *authority
 	// serving is the leaf now in use; Run replaces it.
 	serving atomic.Pointer[tls.Certificate]
-	service *ecdsa.PrivateKey
-	token   Token
+	// renewing is held while leaves are issued anew.
+	renewing sync.Mutex
+	service  *ecdsa.PrivateKey
+	token    Token
 }
 
 // New loads the certificates under cfg.Dir and makes those that are missing or
@@ -116,8 +121,11 @@ func (p *PKI) Run(ctx context.Context) error {
 	}
 }
 
-// Renew issues the leaves anew that run out soon or lack a name. Run calls it.
+// Renew issues the leaves anew that run out soon or lack a name. Run calls it, and
+// a handshake that finds its certificate over.
 func (p *PKI) Renew() error {
+	p.renewing.Lock()
+	defer p.renewing.Unlock()
 	if err := p.refreshServing(); err != nil {
 		return err
 	}
@@ -125,10 +133,14 @@ func (p *PKI) Renew() error {
 }
 
 func (p *PKI) loadAuthorities() (err error) {
-	if p.server, err = loadAuthority(p.path("server-ca"), "orch-server-ca", p.cfg.Now()); err != nil {
+	// The token is written behind the authorities: without it a start was cut short
+	// before anybody could have seen them.
+	_, terr := os.Stat(filepath.Join(p.cfg.Dir, "token"))
+	seen := terr == nil
+	if p.server, err = loadAuthority(p.path("server-ca"), "orch-server-ca", p.cfg.Now(), seen); err != nil {
 		return err
 	}
-	p.client, err = loadAuthority(p.path("client-ca"), "orch-client-ca", p.cfg.Now())
+	p.client, err = loadAuthority(p.path("client-ca"), "orch-client-ca", p.cfg.Now(), seen)
 	return err
 }
 
@@ -156,13 +168,11 @@ func (p *PKI) Token() Token { return p.token }
 // with a broken handshake.
 func (p *PKI) TLSConfig() *tls.Config {
 	return &tls.Config{
-		MinVersion: tls.VersionTLS12,
-		NextProtos: []string{"h2", "http/1.1"},
-		ClientAuth: tls.RequestClientCert,
-		ClientCAs:  p.client.pool(),
-		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
-			return p.serving.Load(), nil
-		},
+		MinVersion:     tls.VersionTLS12,
+		NextProtos:     []string{"h2", "http/1.1"},
+		ClientAuth:     tls.RequestClientCert,
+		ClientCAs:      p.client.pool(),
+		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return p.fresh() },
 	}
 }
 

@@ -79,7 +79,7 @@ func TestRenewal(t *testing.T) {
 		{"121 days left", (365 - 121) * 24 * time.Hour, nil, false},
 		{"119 days left", (365 - 119) * 24 * time.Hour, nil, true},
 		{"long over", 3 * 365 * 24 * time.Hour, nil, true},
-		{"a clock that went back", -365 * 24 * time.Hour, nil, true},
+		{"a clock that went back", -56 * 365 * 24 * time.Hour, nil, false},
 		{"another address", 0, func(c *Config) { c.IPs = []net.IP{net.ParseIP("192.0.2.8")} }, true},
 		{"another name", 0, func(c *Config) { c.SANs = []string{"new.example.com"} }, true},
 	} {
@@ -112,6 +112,16 @@ func TestRenewalWhileRunning(t *testing.T) {
 	second, _ := get(&tls.ClientHelloInfo{})
 	if first.Leaf.Equal(second.Leaf) {
 		t.Error("the listener still serves the old certificate")
+	}
+}
+
+func TestClockIsSetLate(t *testing.T) {
+	now := time.Unix(1000, 0)
+	p := must(t, t.TempDir(), now, func(c *Config) { c.Now = func() time.Time { return now } })
+	now = day
+	c, err := p.TLSConfig().GetCertificate(nil)
+	if err != nil || now.After(c.Leaf.NotAfter) || now.After(p.server.cert.NotAfter) {
+		t.Errorf("the certificate of a board that woke in 1970 is of no use once it knows the time: %v", err)
 	}
 }
 
@@ -162,6 +172,19 @@ func request(t *testing.T, name string) []byte {
 		t.Fatal(err)
 	}
 	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: der})
+}
+
+func TestFirstStartCutShort(t *testing.T) {
+	dir := t.TempDir()
+	must(t, dir, day, nil)
+	for _, f := range []string{"token", "tls/client-ca.crt", "tls/serving-apiserver.crt"} {
+		if err := os.Remove(filepath.Join(dir, f)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := make_(t, dir, day, nil); err != nil {
+		t.Errorf("a power cut at the first start is not survived: %v", err)
+	}
 }
 
 func TestNodeCertificate(t *testing.T) {
