@@ -236,7 +236,7 @@ func (f *fakeNet) Teardown(_ context.Context, s host.Sandbox) error {
 func (f *fakeNet) Keep(context.Context, map[types.UID]bool) error { return nil }
 func (f *fakeNet) Ready() error                                   { return nil }
 
-func (f *fakeNet) Changed() <-chan struct{}                       { return nil }
+func (f *fakeNet) Changed() <-chan struct{} { return nil }
 
 func (f *fakeNet) fail(err error) {
 	f.mu.Lock()
