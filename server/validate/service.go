@@ -269,10 +269,10 @@ func ServiceUpdate(o, old *core.Service) Errors {
 			return len(s.ClusterIPs) == 1 && s.ClusterIPs[0] == core.ClusterIPNone
 		}
 		if !none(s) || !none(was) {
-			stable(&e, s, s.ClusterIPs, was.ClusterIPs, "clusterIPs", "clusterIP")
+			stable(&e, s.IPFamilyPolicy, s.ClusterIPs, was.ClusterIPs, "clusterIP")
 		}
 		if !none(s) && !none(was) {
-			stable(&e, s, s.IPFamilies, was.IPFamilies, "ipFamilies", "ipFamily")
+			stable(&e, s.IPFamilyPolicy, s.IPFamilies, was.IPFamilies, "ipFamily")
 		}
 	}
 	if s.Type == core.ServiceTypeLoadBalancer && was.Type == core.ServiceTypeLoadBalancer && !same(s.LoadBalancerClass, was.LoadBalancerClass) {
@@ -285,9 +285,10 @@ func ServiceUpdate(o, old *core.Service) Errors {
 	return e.List()
 }
 
-// stable lets the second of two values come and go and keeps the rest.
-func stable[T comparable](e *rule.Errors, s *core.ServiceSpec, is, was []T, list, one string) {
-	p := specPath.Child(list)
+// stable lets the second of two values come and go and keeps the rest; one is the
+// word for a value.
+func stable[T ~string](e *rule.Errors, policy *core.IPFamilyPolicy, is, was []T, one string) {
+	p := specPath.Child(map[string]string{"clusterIP": "clusterIPs", "ipFamily": "ipFamilies"}[one])
 	switch {
 	case len(is) == len(was):
 		for i := range was {
@@ -299,8 +300,8 @@ func stable[T comparable](e *rule.Errors, s *core.ServiceSpec, is, was []T, list
 		e.Invalid(p.Index(0), is, fmt.Sprintf("primary %s can not be unset", one))
 	case len(was) > 0 && is[0] != was[0]:
 		e.Invalid(p.Index(0), is, "may not change once set")
-	case len(is) == 1 && len(was) == 2 && (s.IPFamilyPolicy == nil || *s.IPFamilyPolicy != core.IPFamilyPolicySingleStack):
-		e.Invalid(specPath.Child("ipFamilyPolicy"), s.IPFamilyPolicy, fmt.Sprintf("must be set to 'SingleStack' when releasing the secondary %s", one))
+	case len(is) == 1 && len(was) == 2 && (policy == nil || *policy != core.IPFamilyPolicySingleStack):
+		e.Invalid(specPath.Child("ipFamilyPolicy"), policy, fmt.Sprintf("must be set to 'SingleStack' when releasing the secondary %s", one))
 	}
 }
 

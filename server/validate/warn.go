@@ -53,9 +53,6 @@ func (w *warner) add(format string, args ...any) {
 func podWarnings(s *core.PodSpec, notes map[string]string, p *field.Path) []string {
 	w := &warner{}
 	spec := p.Child("spec")
-	if p == nil {
-		spec = field.NewPath("spec")
-	}
 	w.placement(s, spec)
 	w.addresses(s, spec)
 	w.volumes(s.Volumes, spec.Child("volumes"))
@@ -75,23 +72,16 @@ func podWarnings(s *core.PodSpec, notes map[string]string, p *field.Path) []stri
 	for _, key := range sortedKeys(notes) {
 		switch {
 		case key == "seccomp.security.alpha.kubernetes.io/pod":
-			w.add(`%s: non-functional in v1.27+; use the "seccompProfile" field instead`, metadata(p).Child("annotations").Key(key))
+			w.add(`%s: non-functional in v1.27+; use the "seccompProfile" field instead`, p.Child("metadata", "annotations").Key(key))
 		case strings.HasPrefix(key, "container.seccomp.security.alpha.kubernetes.io/"):
-			w.add(`%s: non-functional in v1.27+; use the "seccompProfile" field instead`, metadata(p).Child("annotations").Key(key))
+			w.add(`%s: non-functional in v1.27+; use the "seccompProfile" field instead`, p.Child("metadata", "annotations").Key(key))
 		case strings.HasPrefix(key, "container.apparmor.security.beta.kubernetes.io/"):
-			w.add(`%s: deprecated since v1.30; use the "appArmorProfile" field instead`, metadata(p).Child("annotations").Key(key))
+			w.add(`%s: deprecated since v1.30; use the "appArmorProfile" field instead`, p.Child("metadata", "annotations").Key(key))
 		case key == "scheduler.alpha.kubernetes.io/critical-pod":
-			w.add(`%s: non-functional in v1.16+; use the "priorityClassName" field instead`, metadata(p).Child("annotations").Key(key))
+			w.add(`%s: non-functional in v1.16+; use the "priorityClassName" field instead`, p.Child("metadata", "annotations").Key(key))
 		}
 	}
 	return w.list
-}
-
-func metadata(p *field.Path) *field.Path {
-	if p == nil {
-		return metaPath
-	}
-	return p.Child("metadata")
 }
 
 func (w *warner) placement(s *core.PodSpec, p *field.Path) {
