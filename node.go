@@ -3,24 +3,268 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
+	"net/http"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
 
 	"github.com/spf13/pflag"
+	core "k8s.io/api/core/v1"
 
+	"orch/agent"
+	"orch/agent/join"
+	"orch/agent/stream"
+	"orch/agent/volume"
+	"orch/api"
+	"orch/api/client"
+	"orch/network/netns"
+	"orch/runtime/containerd"
+	"orch/runtime/image"
 	"orch/server"
 )
 
-// nodeConfig is what a node's parts are made from.
-type nodeConfig struct{}
-
-func (c *nodeConfig) AddFlags(*pflag.FlagSet) {}
-
-// agentPart is `orch agent`.
-type agentPart struct {
-	log *slog.Logger
+// nodeConfig is what a person may say about a node beside what agent.Config has.
+type nodeConfig struct {
+	agent.Config
+	Backend, Bridge, CNIConfDir, CNIBinDir string
+	Registries                             string
 }
 
-func (a *agentPart) AddFlags(*pflag.FlagSet)       {}
-func (a *agentPart) join(string) error             { return nil }
-func (a *agentPart) Run(context.Context) error     { return errors.New("wip") }
-func (s *serverPart) nodePart(*server.Server) (server.Part, error) { return server.Part{}, errors.New("wip") }
+func (c *nodeConfig) AddFlags(f *pflag.FlagSet) {
+	c.Config.AddFlags(f)
+	f.StringVar(&c.Backend, "flannel-backend", "vxlan", "how pods of different nodes reach each other: vxlan, or host-gw where all nodes share a segment")
+	f.StringVar(&c.Bridge, "bridge", "orch0", "network device that the pods of this node hang on")
+	f.StringVar(&c.CNIConfDir, "cni-conf-dir", "/etc/cni/net.d", "folder whose network configuration, if there is one, wins over orch's own")
+	f.StringVar(&c.CNIBinDir, "cni-bin-dir", "/opt/cni/bin", "folder of CNI plugins that are programs")
+	f.StringVar(&c.Registries, "private-registry", "/etc/orch/registries.yaml", "registry mirrors and their credentials")
+}
+
+// complete fills in what was left open. The node's first address is the one that
+// other nodes use.
+func (c *nodeConfig) complete() (err error) {
+	c.Config, err = c.Config.Complete()
+	return err
+}
+
+// cluster is what a node must know of the cluster it is in.
+type cluster struct {
+	api.JoinAnswer
+	client *client.Client
+	// run keeps the client's cache and identity alive; nil where the server is in
+	// this process.
+	run func(context.Context) error
+	// serve makes the stream handler reachable for the server until ctx ends.
+	serve func(context.Context, http.Handler) error
+}
+
+// node is the parts of one node.
+type node struct {
+	nodeConfig
+	cluster
+	log     *slog.Logger
+	engine  *containerd.Engine
+	network *nodeNetwork
+	volumes *volume.Volumes
+	agent   *agent.Agent
+	images  *image.Dir
+	streams *stream.Handler
+}
+
+// newNode makes the parts, each from those before it. containerd runs afterwards;
+// close it, or Run.
+func newNode(c nodeConfig, cl cluster, log *slog.Logger) (*node, error) {
+	n := &node{nodeConfig: c, cluster: cl, log: log}
+	n.Config.ClusterDNS, n.Config.ClusterDomain = []string{cl.ClusterDNS}, cl.ClusterDomain
+	for _, step := range []func() error{n.makeNetwork, n.makeEngine, n.makeAgent} {
+		if err := step(); err != nil {
+			if n.engine != nil {
+				err = errors.Join(err, n.engine.Close())
+			}
+			return nil, err
+		}
+	}
+	return n, nil
+}
+
+func (n *node) makeNetwork() error {
+	address, _, _ := strings.Cut(n.NodeIP, ",")
+	c := networkConfig{NodeName: n.NodeName, Domain: n.cluster.ClusterDomain, ResolvConf: n.ResolvConf, Backend: n.Backend, Bridge: n.Bridge,
+		DataDir: n.DataDir, CNIConfDir: n.CNIConfDir, CNIBinDir: n.CNIBinDir, Log: n.log}
+	for _, p := range []struct {
+		what, text string
+		to         any
+	}{{"node IP", address, &c.NodeIP}, {"cluster DNS", n.cluster.ClusterDNS, &c.DNS}, {"cluster CIDR", n.ClusterCIDR, &c.ClusterCIDR}, {"service CIDR", n.ServiceCIDR, &c.ServiceCIDR}} {
+		if err := parse(p.text, p.to); err != nil {
+			return fmt.Errorf("reading the %s: %w", p.what, err)
+		}
+	}
+	var err error
+	n.network, err = newNodeNetwork(c, n.client)
+	return err
+}
+
+func parse(s string, to any) (err error) {
+	switch v := to.(type) {
+	case *netip.Addr:
+		*v, err = netip.ParseAddr(s)
+	case *netip.Prefix:
+		*v, err = netip.ParsePrefix(s)
+	}
+	return err
+}
+
+func (n *node) makeEngine() (err error) {
+	n.engine, err = containerd.New(containerd.Config{Root: filepath.Join(n.DataDir, "agent", "containerd"), State: filepath.Join(n.RunDir, "containerd"),
+		BinDir: filepath.Join(n.DataDir, "agent", "bin"), Registries: n.Registries, Log: n.log})
+	if err != nil {
+		return err
+	}
+	n.images, err = image.NewDir(image.DirConfig{Path: filepath.Join(n.DataDir, "agent", "images"), Images: n.engine.Images(), Log: n.log})
+	return err
+}
+
+func (n *node) makeAgent() (err error) {
+	if err = netns.Prepare(filepath.Join(n.RunDir, "ns")); err != nil {
+		return err
+	}
+	allocatable := func() core.ResourceList {
+		if o := client.Cached(n.client, api.Nodes, "", n.NodeName); o != nil {
+			return o.Status.Allocatable
+		}
+		return nil
+	}
+	if n.volumes, err = volume.New(volume.Config{Root: n.RootDir, Client: n.client, Fields: fields{allocatable}, Log: n.log}); err != nil {
+		return err
+	}
+	n.agent, err = agent.New(n.Config, agent.Deps{Client: n.client, Engine: n.engine, Network: joined{n.network}, Namespaces: pinned{},
+		Volumes: n.volumes, Log: n.log})
+	if err != nil {
+		return err
+	}
+	n.streams, err = stream.New(stream.Config{Pods: shown{n.agent.Pods()}, Engine: n.engine, Dialer: podDialer{}, Log: n.log})
+	return err
+}
+
+// Run runs the node until ctx ends. Containers, devices and rules stay.
+func (n *node) Run(ctx context.Context) error {
+	running := make(chan error, 1)
+	engineCtx, stop := context.WithCancel(context.WithoutCancel(ctx))
+	go func() { running <- n.engine.Run(engineCtx) }()
+	parts := []func(context.Context) error{
+		n.network.Run, n.volumes.Run, n.images.Run, n.agent.Run,
+		func(ctx context.Context) error { return n.serve(ctx, n.streams) },
+	}
+	if n.run != nil {
+		parts = append(parts, n.run)
+	}
+	err := both(parts...)(ctx)
+	stop()
+	return errors.Join(err, <-running)
+}
+
+// agentPart is `orch agent`: a node of a server elsewhere.
+type agentPart struct {
+	log           *slog.Logger
+	config        nodeConfig
+	server, token string
+	tokenFile     string
+}
+
+func (a *agentPart) AddFlags(f *pflag.FlagSet) {
+	a.config.AddFlags(f)
+	f.StringVarP(&a.server, "server", "s", "", "URL of the server to join, as https://HOST:6443")
+	f.StringVarP(&a.token, "token", "t", "", "join token, from <data-dir>/server/token on the server")
+	f.StringVar(&a.tokenFile, "token-file", "", "file to read the join token from")
+}
+
+// join takes the URL of `orch agent join URL`.
+func (a *agentPart) join(url string) error {
+	if a.server != "" && a.server != url {
+		return fmt.Errorf("the server is given twice: %s and --server %s", url, a.server)
+	}
+	a.server = url
+	return nil
+}
+
+// Run joins the server and runs the node until ctx ends.
+func (a *agentPart) Run(ctx context.Context) error {
+	if a.server == "" {
+		return errors.New("which server? Run `orch agent join https://HOST:6443 --token T`")
+	}
+	if a.tokenFile != "" {
+		b, err := os.ReadFile(a.tokenFile)
+		if err != nil {
+			return fmt.Errorf("reading the token: %w", err)
+		}
+		a.token = string(b)
+	}
+	if err := a.config.complete(); err != nil {
+		return err
+	}
+	m, err := join.Join(ctx, join.Config{Server: a.server, Token: a.token, NodeName: a.config.NodeName, Dir: filepath.Join(a.config.DataDir, "agent"), Log: a.log})
+	if err != nil {
+		return err
+	}
+	cl, err := elsewhere(m, a.config.NodeName)
+	if err != nil {
+		return err
+	}
+	n, err := newNode(a.config, cl, a.log)
+	if err != nil {
+		return err
+	}
+	go announceNode(ctx, a.log, n.agent)
+	return n.Run(ctx)
+}
+
+func announceNode(ctx context.Context, log *slog.Logger, a *agent.Agent) {
+	select {
+	case <-a.Ready():
+		log.Info("orch is ready")
+		notify("READY=1")
+	case <-ctx.Done():
+	}
+}
+
+// elsewhere is the cluster seen through HTTP, as a joined node sees it.
+func elsewhere(m *join.Membership, nodeName string) (cluster, error) {
+	transport, err := client.NewHTTP(client.HTTPConfig{Server: m.Server(), CA: m.CA(), Certificate: m.Certificate, UserAgent: "orch-agent"})
+	if err != nil {
+		return cluster{}, err
+	}
+	cache := client.NewCache(transport, map[*api.Facts]client.Scope{
+		api.Pods.Facts:           {FieldSelector: "spec.nodeName=" + nodeName},
+		api.Nodes.Facts:          {},
+		api.Services.Facts:       {},
+		api.EndpointSlices.Facts: {},
+	})
+	return cluster{JoinAnswer: m.Cluster(), client: &client.Client{Transport: transport, Cache: cache}, run: both(cache.Run, m.Run), serve: m.Serve}, nil
+}
+
+// nodePart is the server's own node, over the in-process client.
+func (s *serverPart) nodePart(control *server.Server) (server.Part, error) {
+	c := control.Resolved()
+	s.node.DataDir, s.node.NodeName, s.node.NodeIP, s.node.ControlPlane = c.DataDir, c.NodeName, strings.Join(c.NodeIP, ","), true
+	if err := s.node.complete(); err != nil {
+		return server.Part{}, err
+	}
+	local := cluster{
+		JoinAnswer: api.JoinAnswer{ClusterCIDR: c.ClusterCIDR, ServiceCIDR: c.ServiceCIDR, ClusterDNS: c.ClusterDNS, ClusterDomain: c.ClusterDomain, ServiceNodePortRange: c.ServiceNodePortRange},
+		client:     control.Client(api.UserNodePrefix+c.NodeName, api.GroupNodes),
+		serve: func(ctx context.Context, h http.Handler) error {
+			stop := control.Tunnel().Local(c.NodeName, h)
+			<-ctx.Done()
+			stop()
+			return nil
+		},
+	}
+	n, err := newNode(s.node, local, s.log)
+	if err != nil {
+		return server.Part{}, err
+	}
+	s.ready = n.agent.Ready()
+	return server.Part{Name: "node", Run: n.Run}, nil
+}

@@ -23,6 +23,8 @@ type serverPart struct {
 	log    *slog.Logger
 	config server.Config
 	node   nodeConfig
+	// ready closes when the local node is Ready; nil without one.
+	ready <-chan struct{}
 }
 
 func (s *serverPart) AddFlags(f *pflag.FlagSet) {
@@ -69,13 +71,18 @@ func (s *serverPart) Run(ctx context.Context) (err error) {
 // announce says that the cluster may be used: the API serves, the system's
 // objects are there, and the local node is Ready.
 func (s *serverPart) announce(ctx context.Context, control *server.Server) {
-	select {
-	case <-control.Ready():
-		s.log.Info("orch is ready", "kubeconfig", control.KubeconfigPath(), "port", control.Port())
-		notify("READY=1")
-	case <-ctx.Done():
-		notify("STOPPING=1")
+	for _, ready := range []<-chan struct{}{control.Ready(), s.ready} {
+		if ready == nil {
+			continue
+		}
+		select {
+		case <-ready:
+		case <-ctx.Done():
+			return
+		}
 	}
+	s.log.Info("orch is ready", "kubeconfig", control.KubeconfigPath(), "port", control.Port())
+	notify("READY=1")
 }
 
 // controlParts are the controllers and the scheduler, each with the identity and

@@ -129,6 +129,13 @@ func (c Config) Complete() (Config, error) {
 		}
 	}
 	set(&c.LogMaxSize, "10Mi")
+	if c.NodeIP == "" {
+		ips, err := nodeIPs("")
+		if err != nil {
+			return c, err
+		}
+		c.NodeIP = strings.Join(ips, ",")
+	}
 	return c, c.Validate()
 }
 

@@ -1,6 +1,7 @@
 package stream
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"net/http"
@@ -10,6 +11,7 @@ import (
 
 	"k8s.io/apimachinery/pkg/api/errors"
 
+	"orch/runtime/engine"
 	"orch/runtime/logfile"
 )
 
@@ -35,8 +37,10 @@ func (h *Handler) logs(w http.ResponseWriter, r *http.Request) error {
 	if path == "" || c.ID == "" && c.LogPath == "" {
 		return errors.NewBadRequest(fmt.Sprintf("container %q in pod %q is waiting to start: ContainerCreating", c.Name, r.PathValue("pod")))
 	}
-	if o.Done = c.Done; o.Done == nil {
-		o.Follow = false
+	if o.Follow {
+		ctx, cancel := context.WithCancel(r.Context())
+		defer cancel()
+		o.Done = h.ended(ctx, c)
 	}
 	w.Header().Set("Content-Type", "text/plain")
 	w.WriteHeader(http.StatusOK)
@@ -54,6 +58,26 @@ func (h *Handler) logs(w http.ResponseWriter, r *http.Request) error {
 		fmt.Fprintf(out, "failed to read the log: %v\n", err)
 	}
 	return nil
+}
+
+// ended returns a channel that closes when the container has ended, or ctx.
+func (h *Handler) ended(ctx context.Context, c Container) <-chan struct{} {
+	done := make(chan struct{})
+	events := h.Engine.Events(ctx) // before looking, so that no end falls between
+	state, err := h.Engine.Inspect(ctx, c.ID)
+	if err != nil || state.State == engine.Exited {
+		close(done)
+		return done
+	}
+	go func() {
+		defer close(done)
+		for e := range events {
+			if e.ID == c.ID && e.Kind == "exit" {
+				return
+			}
+		}
+	}()
+	return done
 }
 
 // flushing sends each piece at once when the log is followed.

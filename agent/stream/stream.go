@@ -44,8 +44,6 @@ type Container struct {
 	LogPath             string
 	// PreviousLogPath is the log of the instance before; empty if there is none.
 	PreviousLogPath string
-	// Done is closed when this instance has ended; nil if it has.
-	Done <-chan struct{}
 }
 
 // Dialer connects to a port inside a pod, as a process in the pod would on localhost.
