@@ -2,6 +2,7 @@ package defaults
 
 import (
 	apps "k8s.io/api/apps/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
 )
 
@@ -60,6 +61,8 @@ func StatefulSet(o *apps.StatefulSet) {
 	for i := range s.VolumeClaimTemplates {
 		c := &s.VolumeClaimTemplates[i]
 		PersistentVolumeClaim(c)
-		c.APIVersion, c.Kind = "v1", "PersistentVolumeClaim"
+		// The store's encoding has no place for the type of an inner object: kept, it
+		// would make an object differ from what is read back of it.
+		c.TypeMeta = metav1.TypeMeta{}
 	}
 }

@@ -8,8 +8,11 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
+	"k8s.io/apimachinery/pkg/api/equality"
 	apimachinery "k8s.io/apimachinery/pkg/api/validation"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	"sigs.k8s.io/yaml"
 
@@ -98,7 +101,8 @@ func TestFixtures(t *testing.T) {
 			if len(errs) > 0 {
 				t.Fatalf("the good object is refused: %v", errs)
 			}
-			if errs := r.replace(copyOf(good), good, ""); len(errs) > 0 {
+			stored := throughStore(t, &r, good)
+			if errs := r.replace(copyOf(good), stored, ""); len(errs) > 0 {
 				t.Errorf("an update without a change is refused: %v", errs)
 			}
 			again := copyOf(good)
@@ -120,6 +124,30 @@ func TestFixtures(t *testing.T) {
 			}
 		})
 	}
+}
+
+// throughStore encodes and decodes an object as the store has it: nothing that
+// defaults and preparation set may be lost there.
+func throughStore(t *testing.T, r *Resource, o api.Object) api.Object {
+	t.Helper()
+	type message interface {
+		Marshal() ([]byte, error)
+		Unmarshal([]byte) error
+	}
+	b, err := o.(message).Marshal()
+	if err != nil {
+		t.Fatal(err)
+	}
+	back := r.New()
+	if err := back.(message).Unmarshal(b); err != nil {
+		t.Fatal(err)
+	}
+	want := copyOf(o)
+	want.GetObjectKind().SetGroupVersionKind(schema.GroupVersionKind{})
+	if !equality.Semantic.DeepEqual(back, want) {
+		t.Errorf("the stored object differs: %s", cmp.Diff(want, back))
+	}
+	return back
 }
 
 func broken(t *testing.T, r *Resource, doc []byte, good api.Object, w twin) {
