@@ -51,13 +51,13 @@ type Applier struct {
 	planMu sync.RWMutex
 	plans  map[*api.Facts]*kindPlan
 
-	mu        sync.Mutex
-	converter managedfields.TypeConverter // nil until the first apply
-	managers  map[Manager]*managedfields.FieldManager
+	mu         sync.Mutex
+	converters map[string]managedfields.TypeConverter // empty until the first apply
+	managers   map[Manager]*managedfields.FieldManager
 }
 
 // New returns an Applier whose managedFields carry the times of now.
 func New(now func() time.Time) *Applier {
-	return &Applier{now: now, plans: map[*api.Facts]*kindPlan{}, managers: map[Manager]*managedfields.FieldManager{},
+	return &Applier{now: now, plans: map[*api.Facts]*kindPlan{}, managers: map[Manager]*managedfields.FieldManager{}, converters: map[string]managedfields.TypeConverter{},
 		sets: setCache{sets: map[string]*fieldpath.Set{}}}
 }

@@ -3,6 +3,8 @@ package apply
 import (
 	"fmt"
 
+	apiextensions "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
+	extensions "k8s.io/apiextensions-apiserver/pkg/client/applyconfiguration"
 	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -66,16 +68,26 @@ func (a *Applier) managerFor(by Manager) (*managedfields.FieldManager, error) {
 	if by.Kind.Dynamic {
 		m, err = managedfields.NewDefaultCRDFieldManager(managedfields.NewDeducedTypeConverter(), env, env, env, gvk, gvk.GroupVersion(), by.Subresource, reset)
 	} else {
-		if a.converter == nil {
-			a.converter = applyconfigurations.NewTypeConverter(api.Scheme())
-		}
-		m, err = managedfields.NewDefaultFieldManager(a.converter, env, env, env, gvk, gvk.GroupVersion(), by.Subresource, reset)
+		m, err = managedfields.NewDefaultFieldManager(a.converterLocked(by.Kind.Group), env, env, env, gvk, gvk.GroupVersion(), by.Subresource, reset)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("preparing server-side apply of %s: %w", by.Kind.Kind, err)
 	}
 	a.managers[key] = m
 	return m, nil
+}
+
+// converterLocked knows the schemas of a group's types. There are two sets of them:
+// client-go's and that of custom resource definitions.
+func (a *Applier) converterLocked(group string) managedfields.TypeConverter {
+	load, set := applyconfigurations.NewTypeConverter, "client-go"
+	if group == apiextensions.GroupName {
+		load, set = extensions.NewTypeConverter, group
+	}
+	if a.converters[set] == nil {
+		a.converters[set] = load(api.Scheme())
+	}
+	return a.converters[set]
 }
 
 // updateDynamic keeps the managedFields of a custom resource with upstream's own code.

@@ -127,16 +127,16 @@ func (w *op) create(ctx context.Context, obj api.Object) (Result, error) {
 	if h.setDefaults != nil {
 		h.setDefaults(obj)
 	}
-	w.prepareCreate(obj)
 	if !w.applied {
-		w.r.apply.Create(obj, w.by())
+		w.r.apply.Create(obj, w.by()) // before prepare: nobody owns what the server adds
 	}
+	w.systemMeta(obj)
+	w.prepareCreate(obj)
 	w.Object, w.Name = obj, obj.GetName()
 	if err := w.admit(ctx); err != nil {
 		return Result{}, err
 	}
 	obj = w.Object.(api.Object)
-	w.systemMeta(obj)
 	if err := w.validateCreate(obj); err != nil {
 		return Result{}, err
 	}
