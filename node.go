@@ -10,9 +10,11 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 
 	"github.com/spf13/pflag"
 	core "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
 
 	"orch/agent"
 	"orch/agent/join"
@@ -247,7 +249,7 @@ func elsewhere(m *join.Membership, nodeName string) (cluster, error) {
 // nodePart is the server's own node, over the in-process client.
 func (s *serverPart) nodePart(control *server.Server) (server.Part, error) {
 	c := control.Resolved()
-	s.node.DataDir, s.node.NodeName, s.node.NodeIP, s.node.ControlPlane = c.DataDir, c.NodeName, strings.Join(c.NodeIP, ","), true
+	s.node.DataDir, s.node.NodeName, s.node.NodeIP = c.DataDir, c.NodeName, strings.Join(c.NodeIP, ",")
 	if err := s.node.complete(); err != nil {
 		return server.Part{}, err
 	}
@@ -266,5 +268,32 @@ func (s *serverPart) nodePart(control *server.Server) (server.Part, error) {
 		return server.Part{}, err
 	}
 	s.ready = n.agent.Ready()
-	return server.Part{Name: "node", Run: n.Run}, nil
+	admin := control.Client(api.ControllerUser)
+	return server.Part{Name: "node", Run: both(n.Run, func(ctx context.Context) error { return markControlPlane(ctx, admin, c.NodeName) })}, nil
+}
+
+// markControlPlane labels the server's own node with its role. A node may not say
+// so of itself, hence the control plane does.
+func markControlPlane(ctx context.Context, c *client.Client, name string) error {
+	registered := make(chan struct{})
+	var once sync.Once
+	err := subscribe(ctx, c, api.Nodes, func(_, now *core.Node) {
+		if now != nil && now.Name == name {
+			once.Do(func() { close(registered) })
+		}
+	})
+	if err != nil {
+		return endOr(ctx, err)
+	}
+	select {
+	case <-registered:
+	case <-ctx.Done():
+		return nil
+	}
+	patch := []byte(`{"metadata":{"labels":{"node-role.kubernetes.io/control-plane":"true"}}}`)
+	if _, err := client.Patch(ctx, c, api.Nodes, client.Target{Name: name}, types.MergePatchType, patch); err != nil {
+		return endOr(ctx, fmt.Errorf("labelling the server's node: %w", err))
+	}
+	<-ctx.Done()
+	return nil
 }

@@ -102,6 +102,7 @@ func controlParts(control *server.Server, log *slog.Logger) ([]server.Part, erro
 	if err != nil {
 		return nil, err
 	}
+	control.Measure(loop)
 	sc := control.Client(api.SchedulerUser)
 	decided, err := events.New(events.Config{Client: sc, Component: api.DefaultSchedulerName})
 	if err != nil {

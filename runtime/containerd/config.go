@@ -26,8 +26,8 @@ const Namespace = "k8s.io"
 
 const (
 	boltOpenTime = 3 * time.Second
-	// A socket's path in here is 25 bytes longer; the kernel's limit is 107.
-	maxSocketDir = 80
+	// containerd refuses a longer folder for the sockets of its shims.
+	maxSocketDir = 42
 )
 
 // Config of the Engine. Read-only after New.
@@ -135,12 +135,12 @@ func withLog(ctx context.Context, to *slog.Logger) context.Context {
 	l := logrus.New()
 	l.SetLevel(logrus.WarnLevel)
 	l.SetOutput(discard{})
-	l.AddHook(slogHook{to})
+	l.AddHook(slogHook{ctx, to})
 	// What containerd does in the background logs to its one global logger.
 	log.L.Logger.SetLevel(logrus.WarnLevel)
 	log.L.Logger.SetOutput(discard{})
 	hooks := logrus.LevelHooks{}
-	hooks.Add(slogHook{to})
+	hooks.Add(slogHook{ctx, to})
 	log.L.Logger.ReplaceHooks(hooks)
 	return log.WithLogger(ctx, logrus.NewEntry(l))
 }
@@ -149,18 +149,25 @@ type discard struct{}
 
 func (discard) Write(p []byte) (int, error) { return len(p), nil }
 
-// slogHook passes log lines on.
-type slogHook struct{ to *slog.Logger }
+// slogHook passes log lines on while the engine lives; what a part says when it
+// is stopped under its hands is of no use.
+type slogHook struct {
+	life context.Context //nolint:containedctx // the engine's own life
+	to   *slog.Logger
+}
 
 func (slogHook) Levels() []logrus.Level {
 	return []logrus.Level{logrus.PanicLevel, logrus.FatalLevel, logrus.ErrorLevel, logrus.WarnLevel}
 }
 
 // chatter is what containerd warns of and nobody can or need mend.
-var chatter = []string{"failed check for fsverity support"}
+var chatter = []string{
+	"failed check for fsverity support",
+	"failed sending message on channel", // a shim ended while its event was acknowledged
+}
 
 func (h slogHook) Fire(e *logrus.Entry) error {
-	if slices.Contains(chatter, e.Message) {
+	if h.life.Err() != nil || slices.Contains(chatter, e.Message) {
 		return nil
 	}
 	attrs := make([]any, 0, 2*len(e.Data)+4)
