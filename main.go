@@ -11,9 +11,6 @@ import (
 	"os/signal"
 	"syscall"
 
-	"github.com/go-logr/logr"
-	"k8s.io/klog/v2"
-
 	"orch/cli"
 )
 
@@ -27,7 +24,6 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
 	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
 	slog.SetDefault(log)
-	klog.SetLogger(logr.FromSlogHandler(log.Handler()))
 	code := cli.Main(ctx, cli.Program{
 		Version: version + " (Kubernetes " + kubernetesVersion + ")",
 		Server:  func() cli.Part { return &serverPart{log: log} },

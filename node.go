@@ -193,6 +193,7 @@ func (a *agentPart) join(url string) error {
 
 // Run joins the server and runs the node until ctx ends.
 func (a *agentPart) Run(ctx context.Context) error {
+	takeLibraryLogs(a.log)
 	if a.server == "" {
 		return errors.New("which server? Run `orch agent join https://HOST:6443 --token T`")
 	}

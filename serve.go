@@ -6,8 +6,10 @@ import (
 	"log/slog"
 	"path/filepath"
 
+	"github.com/go-logr/logr"
 	"github.com/spf13/pflag"
 	"golang.org/x/sync/errgroup"
+	"k8s.io/klog/v2"
 
 	"orch/api"
 	"orch/api/events"
@@ -35,6 +37,7 @@ func (s *serverPart) AddFlags(f *pflag.FlagSet) {
 // Run opens the store, then runs control plane and node until ctx ends. The node
 // stops first: it leaves its containers running.
 func (s *serverPart) Run(ctx context.Context) (err error) {
+	takeLibraryLogs(s.log)
 	s.config.Version, s.config.Commit = kubernetesVersion+"+orch", version
 	if err := s.config.Validate(); err != nil {
 		return err
@@ -67,6 +70,10 @@ func (s *serverPart) Run(ctx context.Context) (err error) {
 	go s.announce(ctx, control)
 	return control.Run(ctx)
 }
+
+// takeLibraryLogs brings what Kubernetes' libraries log into our log. The embedded
+// kubectl keeps its own form.
+func takeLibraryLogs(log *slog.Logger) { klog.SetLogger(logr.FromSlogHandler(log.Handler())) }
 
 // announce says that the cluster may be used: the API serves, the system's
 // objects are there, and the local node is Ready.
