@@ -21,6 +21,7 @@ import (
 	"orch/datastore"
 	"orch/server/apply"
 	"orch/server/registry/cache"
+	"orch/server/validate"
 )
 
 // generateTries is how often a generated name that is taken is generated anew, as upstream.
@@ -234,7 +235,13 @@ func (w *op) nameRule(name string, prefix bool) []string {
 }
 
 func (w *op) validateCreate(obj api.Object) error {
-	errs := apivalidation.ValidateObjectMetaAccessor(obj, !w.res.Cluster, w.nameRule, field.NewPath("metadata"))
+	check := validate.ObjectMeta
+	if w.res.Dynamic { // finalizers of custom resources need no domain, as upstream
+		check = func(m metav1.Object, namespaced bool, name validate.NameRule, p *field.Path) validate.Errors {
+			return apivalidation.ValidateObjectMetaAccessor(m, namespaced, name, p)
+		}
+	}
+	errs := check(obj, !w.res.Cluster, w.nameRule, field.NewPath("metadata"))
 	if msgs := path.IsValidPathSegmentName(obj.GetName()); len(msgs) > 0 {
 		for _, m := range msgs {
 			errs = append(errs, field.Invalid(field.NewPath("metadata", "name"), obj.GetName(), m))

@@ -18,6 +18,7 @@ import (
 	"orch/api"
 	"orch/datastore"
 	"orch/server/registry/cache"
+	"orch/server/validate"
 )
 
 // updateTries bounds how often a write that names no resourceVersion starts again
@@ -296,7 +297,11 @@ func (w *op) bumpGeneration(obj, old api.Object) {
 }
 
 func (w *op) validateUpdate(obj, old api.Object, m *mode) error {
-	errs := apivalidation.ValidateObjectMetaAccessorUpdate(obj, old, field.NewPath("metadata"))
+	check := validate.ObjectMetaUpdate
+	if w.res.Dynamic {
+		check = apivalidation.ValidateObjectMetaAccessorUpdate
+	}
+	errs := check(obj, old, field.NewPath("metadata"))
 	if m.validate != nil {
 		errs = append(errs, m.validate(w, obj, old)...)
 	}
