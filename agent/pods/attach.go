@@ -89,7 +89,10 @@ func (w *worker) adopt(r *remains) {
 	if w.finished {
 		return
 	}
-	w.admitted = true
+	if !w.admitted {
+		w.admitted = true
+		w.p.enlist(w.pod)
+	}
 	w.known = r
 }
 

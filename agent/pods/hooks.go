@@ -1,7 +1,6 @@
 package pods
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -44,7 +43,7 @@ func (h *hooks) target() probe.Target {
 func (h *hooks) run(ctx context.Context, l *core.LifecycleHandler) error {
 	switch {
 	case l.Exec != nil:
-		var out bytes.Buffer
+		var out probe.Output
 		code, err := h.target().Exec(ctx, l.Exec.Command, &out)
 		if err != nil {
 			return fmt.Errorf("running the hook: %w", err)

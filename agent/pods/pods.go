@@ -11,6 +11,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -80,6 +82,13 @@ type Pods struct {
 	writer  *report.Writer
 	starts  chan struct{}
 	synced  chan struct{}
+	// kept is closed once the network dropped what pods that are gone held: no pod
+	// joins it before.
+	kept chan struct{}
+
+	// admission guards admitted, the pods that hold resources of the node.
+	admission sync.Mutex
+	admitted  map[types.UID]*core.Pod
 
 	// mu guards the maps; workers are entered and left by it, nothing else.
 	mu      sync.Mutex
@@ -101,7 +110,7 @@ func New(c Config, d Deps) (*Pods, error) {
 	}
 	return &Pods{
 		config: c, Deps: d, runtime: runtimeName(d.Engine.Version()),
-		starts: make(chan struct{}, c.ParallelStarts), synced: make(chan struct{}),
+		starts: make(chan struct{}, c.ParallelStarts), synced: make(chan struct{}), kept: make(chan struct{}), admitted: map[types.UID]*core.Pod{},
 		workers: map[types.UID]*worker{}, byName: map[types.NamespacedName]types.UID{},
 	}, nil
 }
@@ -138,9 +147,11 @@ func (p *Pods) Run(ctx context.Context) error {
 		return fmt.Errorf("watching the pods of the node: %w", err)
 	}
 	first.Lock()
-	p.orphans(ctx, left, taken)
+	initial := taken
 	taken = nil
 	first.Unlock()
+	p.orphans(ctx, left, initial)
+	close(p.kept)
 	close(p.synced)
 	for e := range events {
 		p.event(ctx, e)
@@ -224,17 +235,30 @@ func (p *Pods) event(ctx context.Context, e engine.Event) {
 	})
 }
 
-// running lists the pods that hold resources of the node.
-func (p *Pods) running(but types.UID) []*core.Pod {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	var out []*core.Pod
-	for uid, w := range p.workers {
-		if s := w.shown.Load(); uid != but && s != nil && !s.Finished {
-			out = append(out, s.Pod)
+// admit decides whether a pod can run beside those that were admitted before it.
+func (p *Pods) admit(pod *core.Pod) *status.Verdict {
+	p.admission.Lock()
+	defer p.admission.Unlock()
+	if p.Admit != nil {
+		if v := p.Admit(pod, slices.Collect(maps.Values(p.admitted))); v != nil {
+			return v
 		}
 	}
-	return out
+	p.admitted[pod.UID] = pod
+	return nil
+}
+
+// enlist counts a pod that runs already; release stops counting one.
+func (p *Pods) enlist(pod *core.Pod) {
+	p.admission.Lock()
+	defer p.admission.Unlock()
+	p.admitted[pod.UID] = pod
+}
+
+func (p *Pods) release(uid types.UID) {
+	p.admission.Lock()
+	defer p.admission.Unlock()
+	delete(p.admitted, uid)
 }
 
 // reference is what events of a pod or of one of its containers are about.

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -30,6 +31,8 @@ import (
 type sandbox struct {
 	host.Sandbox
 	cancel context.CancelFunc
+	// parts are the goroutines that make it; takedown waits for them.
+	parts sync.WaitGroup
 	// base and net are closed once the part is there; before, its fields are unset.
 	base, net chan struct{}
 	volumes   map[string]host.Mounted
@@ -116,12 +119,12 @@ func (p *Pods) removeStray(ctx context.Context, id string) {
 func (w *worker) bringUp(ctx context.Context, s *sandbox, known []string) {
 	p, box := w.p, w.box
 	namespaces := make(chan struct{})
-	p.wg.Go(func() {
+	s.parts.Go(func() {
 		if w.part(ctx, "FailedCreatePodSandBox", func() error { return p.Namespaces.Create(ctx, s.Sandbox) }) {
 			close(namespaces)
 		}
 	})
-	p.wg.Go(func() {
+	s.parts.Go(func() {
 		select {
 		case <-namespaces:
 		case <-ctx.Done():
@@ -133,7 +136,7 @@ func (w *worker) bringUp(ctx context.Context, s *sandbox, known []string) {
 		close(s.net)
 		box.post(func() {})
 	})
-	p.wg.Go(func() {
+	s.parts.Go(func() {
 		done := make(chan bool, 3)
 		parts := []func() bool{
 			func() bool {
@@ -153,12 +156,12 @@ func (w *worker) bringUp(ctx context.Context, s *sandbox, known []string) {
 			},
 		}
 		for _, f := range parts {
-			p.wg.Go(func() { done <- f() })
+			s.parts.Go(func() { done <- f() })
 		}
 		if pre, ok := p.Engine.(interface {
 			PreparePod(ctx context.Context, podUID string) error
 		}); ok {
-			p.wg.Go(func() { _ = pre.PreparePod(ctx, string(s.UID)) }) // a head start only: Start says what is wrong
+			s.parts.Go(func() { _ = pre.PreparePod(ctx, string(s.UID)) }) // a head start only: Start says what is wrong
 		}
 		ok := true
 		for range parts {
@@ -173,6 +176,7 @@ func (w *worker) bringUp(ctx context.Context, s *sandbox, known []string) {
 		case <-ctx.Done():
 		}
 	})
+	p.wg.Go(s.parts.Wait)
 }
 
 // part does one part of the sandbox until it succeeds; false if it was given up.
@@ -259,6 +263,9 @@ func (p *Pods) join(ctx context.Context, s *sandbox, known []string) error {
 	case s.NetNS == "":
 		s.ips = p.config.HostIPs
 	default:
+		if !await(ctx, p.kept) {
+			return ctx.Err()
+		}
 		if err := p.Network.Ready(); err != nil {
 			return fmt.Errorf("network is not ready: %w", err)
 		}

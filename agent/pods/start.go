@@ -36,6 +36,8 @@ type starting struct {
 	// stale are containers of earlier attempts to be removed.
 	stale []string
 	event func(eventType, reason, message string)
+	// pid is the PID namespace: "host", a path, or empty for one of its own.
+	pid string
 	// created and running report to the worker.
 	created, running func(plan.Instance)
 }
@@ -67,7 +69,7 @@ func (w *worker) start(ctx context.Context, a plan.Action, now time.Time) {
 	op := &operation{cancel: cancel, hurry: make(chan time.Time, 1), began: now}
 	w.ops[a.Container] = op
 	s := &starting{
-		p: w.p, box: w.box, sandbox: w.sandbox, pod: w.pod, named: named, attempt: a.Attempt, stale: stale,
+		p: w.p, box: w.box, sandbox: w.sandbox, pod: w.pod, named: named, attempt: a.Attempt, stale: stale, pid: w.pidNamespace(a.Container),
 		created: func(i plan.Instance) { w.box.post(func() { w.created(c, i) }) },
 		running: func(i plan.Instance) { w.box.post(func() { w.started(c, i) }) },
 	}
@@ -80,6 +82,23 @@ func (w *worker) start(ctx context.Context, a plan.Action, now time.Time) {
 		cancel()
 		w.box.post(func() { w.startEnded(a.Container, op, f) })
 	})
+}
+
+// pidNamespace is whose processes a container sees: its own, the host's, or, for a
+// debugger, those of the container it looks into.
+func (w *worker) pidNamespace(name string) string {
+	if w.pod.Spec.HostPID {
+		return "host"
+	}
+	for _, e := range w.pod.Spec.EphemeralContainers {
+		if e.Name != name || e.TargetContainerName == "" {
+			continue
+		}
+		if c := w.containers[e.TargetContainerName]; c.Running() && c.Current.PID > 0 {
+			return fmt.Sprintf("/proc/%d/ns/pid", c.Current.PID)
+		}
+	}
+	return ""
 }
 
 func (w *worker) created(c *plan.Container, i plan.Instance) {
@@ -330,9 +349,7 @@ func (s *starting) build(ctx context.Context, id string, img engine.Image) (engi
 		OOMFloor: p.config.OOMFloor, SeccompDir: filepath.Join(p.config.RootDir, "seccomp"),
 		LogPath: p.logPath(s.pod, s.named.Name, s.attempt), LogBytes: p.config.LogMaxBytes, LogFiles: p.config.LogMaxFiles,
 	}
-	if s.pod.Spec.HostPID {
-		in.PIDNamespace = "host"
-	}
+	in.PIDNamespace = s.pid
 	var err error
 	if in.Files, err = s.mounts(id); err != nil {
 		return engine.Spec{}, err

@@ -107,13 +107,14 @@ type takedown struct {
 	sandbox    host.Sandbox
 	containers []string
 	strays     []string // these may run
+	made       func()   // waits for what still makes the sandbox
 }
 
 func (w *worker) teardown() *takedown {
-	t := &takedown{p: w.p, uid: w.pod.UID}
+	t := &takedown{p: w.p, uid: w.pod.UID, made: func() {}}
 	if w.sandbox != nil {
 		w.sandbox.cancel()
-		t.sandbox = w.sandbox.Sandbox
+		t.sandbox, t.made = w.sandbox.Sandbox, w.sandbox.parts.Wait
 	} else {
 		t.sandbox = newSandbox(w.p.config, w.pod).Sandbox
 	}
@@ -126,6 +127,7 @@ func (w *worker) teardown() *takedown {
 
 // run takes the parts down side by side; all of it may be done again.
 func (t *takedown) run(ctx context.Context) error {
+	t.made()
 	parts := []func() error{
 		func() error { return t.removeContainers(ctx) },
 		func() error { return t.leaveNetwork(ctx) },

@@ -77,7 +77,9 @@ func newWorker(p *Pods, pod *core.Pod) *worker {
 		}
 	}
 	w.finished = status.Terminal(pod.Status.Phase)
-	w.admitted = w.finished || len(w.containers) > 0
+	if w.admitted = w.finished || len(w.containers) > 0; w.admitted && !w.finished {
+		p.enlist(pod)
+	}
 	return w
 }
 
@@ -175,10 +177,10 @@ func (w *worker) admit() {
 		return
 	}
 	w.admitted = true
-	if w.p.Admit == nil || w.pod.DeletionTimestamp != nil {
+	if w.pod.DeletionTimestamp != nil {
 		return
 	}
-	if v := w.p.Admit(w.pod, w.p.running(w.pod.UID)); v != nil {
+	if v := w.p.admit(w.pod); v != nil {
 		v.Rejected = true
 		w.verdict, w.finished = v, true
 		w.event(core.EventTypeWarning, v.Reason, v.Message)
@@ -296,6 +298,7 @@ func (w *worker) do(ctx context.Context, a plan.Action, now time.Time) time.Time
 		return now
 	case plan.Finish:
 		w.finished = true
+		w.p.release(w.pod.UID)
 	}
 	return time.Time{}
 }

@@ -1,7 +1,6 @@
 package probe
 
 import (
-	"bytes"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -12,6 +11,7 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"google.golang.org/grpc"
@@ -54,7 +54,7 @@ func Once(ctx context.Context, h core.ProbeHandler, t Target) (Outcome, string) 
 }
 
 func execOnce(ctx context.Context, command []string, t Target) (Outcome, string) {
-	out := &limited{left: maxOutput}
+	out := &Output{}
 	code, err := t.Exec(ctx, command, out)
 	switch {
 	case errors.Is(ctx.Err(), context.DeadlineExceeded):
@@ -67,17 +67,26 @@ func execOnce(ctx context.Context, command []string, t Target) (Outcome, string)
 	return Passed, out.String()
 }
 
-// limited keeps the first bytes and swallows the rest.
-type limited struct {
-	bytes.Buffer
-	left int
+// Output keeps the first bytes that a command says and swallows the rest. Stdout
+// and stderr may write to it at the same time.
+type Output struct {
+	mu   sync.Mutex
+	text []byte
 }
 
-func (l *limited) Write(p []byte) (int, error) {
-	n := min(len(p), l.left)
-	l.left -= n
-	l.Buffer.Write(p[:n])
+// Write never fails.
+func (o *Output) Write(p []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.text = append(o.text, p[:min(len(p), maxOutput-len(o.text))]...)
 	return len(p), nil
+}
+
+// String is what was kept.
+func (o *Output) String() string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return string(o.text)
 }
 
 // Port finds the number of a port given by number or by name.
