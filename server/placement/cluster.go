@@ -86,6 +86,11 @@ func NewPod(p *core.Pod) *Pod {
 	return out
 }
 
+// Social pods look at other pods: one that is bound elsewhere may make room for them.
+func (p *Pod) Social() bool {
+	return p.terms.any() || len(p.Spec.TopologySpreadConstraints) > 0
+}
+
 // Priority of the pod; 0 where it has none.
 func (p *Pod) Priority() int32 {
 	if p.Spec.Priority == nil {
@@ -229,6 +234,14 @@ func (c *Cluster) AddPod(p *Pod, node string) {
 	c.RemovePod(p.UID)
 	c.node(node).place(p, 1)
 	c.pods[p.UID] = node
+}
+
+// Pod returns a pod that is counted, nil if it is not.
+func (c *Cluster) Pod(uid types.UID) *Pod {
+	if name, ok := c.pods[uid]; ok {
+		return c.nodes[name].pods[uid]
+	}
+	return nil
 }
 
 // RemovePod stops counting a pod.

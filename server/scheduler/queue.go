@@ -36,6 +36,15 @@ const (
 	unschedulable              // to be tried when something changes
 )
 
+// concern says which pending pods a change may help; a greater one includes the smaller.
+type concern int
+
+const (
+	nobody concern = iota
+	social         // those that look at other pods
+	everybody
+)
+
 // queue holds the pods that want a node. It has one owner, the loop, and no lock;
 // its size is bounded by the number of pods in the API.
 type queue struct {
@@ -135,10 +144,11 @@ func (q *queue) retry(e *pending, now time.Time) {
 	q.enter(e, backingOff)
 }
 
-// wake lets every unschedulable pod try again once its back-off is over.
-func (q *queue) wake(now time.Time) {
+// wake lets the unschedulable pods that a change concerns try again once their
+// back-off is over.
+func (q *queue) wake(now time.Time, c concern) {
 	for _, e := range q.pods {
-		if e.state != unschedulable {
+		if e.state != unschedulable || (c == social && !e.Social()) {
 			continue
 		}
 		if e.notBefore.After(now) {

@@ -9,6 +9,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"maps"
 	"math/rand/v2"
 	"time"
 
@@ -112,15 +113,15 @@ func (s *Scheduler) Run(ctx context.Context) error {
 // update brings cluster and queue up to the cache.
 func (s *Scheduler) update(now time.Time) {
 	names, failed := s.inbox.take()
-	wake := false
+	wake := nobody
 	for _, n := range names {
 		switch n.kind {
 		case api.Nodes.Facts:
-			wake = s.updateNode(n.name) || wake
+			wake = max(wake, s.updateNode(n.name))
 		case api.Namespaces.Facts:
 			s.updateNamespace(n.name)
 		case api.Pods.Facts:
-			wake = s.updatePod(types.NamespacedName{Namespace: n.namespace, Name: n.name}, now) || wake
+			wake = max(wake, s.updatePod(types.NamespacedName{Namespace: n.namespace, Name: n.name}, now))
 		}
 	}
 	for _, p := range failed {
@@ -130,23 +131,26 @@ func (s *Scheduler) update(now time.Time) {
 			s.queue.retry(p, now)
 		}
 	}
-	if wake {
-		s.queue.wake(now)
+	if wake != nobody {
+		s.queue.wake(now, wake)
 	}
 }
 
-// updateNode reports whether pending pods may fit now.
-func (s *Scheduler) updateNode(name string) bool {
+// updateNode reports who may fit now.
+func (s *Scheduler) updateNode(name string) concern {
 	n := client.Cached(s.cfg.Client, api.Nodes, "", name)
 	old := s.cluster.Node(name)
 	if n == nil {
 		s.cluster.RemoveNode(name)
-		return old != nil
+		return nobody
 	}
 	changed := old == nil || !apiequality.Semantic.DeepEqual(old.Status.Allocatable, n.Status.Allocatable) ||
 		!apiequality.Semantic.DeepEqual(old.Labels, n.Labels) || !apiequality.Semantic.DeepEqual(old.Spec, n.Spec)
 	s.cluster.SetNode(n)
-	return changed
+	if changed {
+		return everybody
+	}
+	return nobody
 }
 
 func (s *Scheduler) updateNamespace(name string) {
@@ -157,27 +161,25 @@ func (s *Scheduler) updateNamespace(name string) {
 	}
 }
 
-// updatePod reports whether pending pods may fit now.
-func (s *Scheduler) updatePod(key types.NamespacedName, now time.Time) (wake bool) {
+// updatePod reports who may fit now.
+func (s *Scheduler) updatePod(key types.NamespacedName, now time.Time) (wake concern) {
 	p := client.Cached(s.cfg.Client, api.Pods, key.Namespace, key.Name)
 	if old, ok := s.known[key]; ok && (p == nil || p.UID != old) {
 		s.forget(old)
 		delete(s.known, key)
-		wake = true
+		wake = everybody
 	}
 	switch {
 	case p == nil:
 	case p.Status.Phase == core.PodSucceeded || p.Status.Phase == core.PodFailed:
+		if _, ok := s.known[key]; !ok {
+			return wake // ended before, only its status goes on changing
+		}
 		s.forget(p.UID)
 		delete(s.known, key)
-		return true
+		return everybody
 	case p.Spec.NodeName != "":
-		s.known[key] = p.UID
-		delete(s.assumed, p.UID)
-		delete(s.nominated, p.UID)
-		s.queue.remove(p.UID)
-		s.cluster.AddPod(placement.NewPod(p), p.Spec.NodeName)
-		return true
+		return max(wake, s.count(key, p))
 	case s.wants(p):
 		s.known[key] = p.UID
 		if e := s.queue.pods[p.UID]; e == nil || needsAnotherTry(e.Pod.Pod, p) {
@@ -187,6 +189,20 @@ func (s *Scheduler) updatePod(key types.NamespacedName, now time.Time) (wake boo
 		s.queue.remove(p.UID)
 	}
 	return wake
+}
+
+// count puts a bound pod on its node, unless it stands there as it is.
+func (s *Scheduler) count(key types.NamespacedName, p *core.Pod) concern {
+	s.known[key] = p.UID
+	s.queue.remove(p.UID)
+	delete(s.nominated, p.UID)
+	old := s.cluster.Pod(p.UID)
+	if old != nil && !s.assumed[p.UID] && old.Generation == p.Generation && maps.Equal(old.Labels, p.Labels) {
+		return nobody // a change of status
+	}
+	delete(s.assumed, p.UID)
+	s.cluster.AddPod(placement.NewPod(p), p.Spec.NodeName)
+	return social
 }
 
 // wants: the pod is ours to place and may be placed now.
