@@ -135,4 +135,3 @@ func dynamicClient(t *testing.T, h *lab.Host) {
 		t.Error(err)
 	}
 }
-

@@ -34,8 +34,9 @@ func (h *Host) Images() {
 }
 
 // busyboxCommands become links in the busybox image.
-var busyboxCommands = []string{"sh", "cat", "date", "echo", "env", "false", "grep", "head", "hostname", "id", "ls", "mkdir", "mount", "nc", "nslookup", "ps",
-	"seq", "sleep", "stat", "tail", "tar", "test", "touch", "true", "uname", "wc", "wget", "yes"}
+var busyboxCommands = []string{"awk", "cat", "chmod", "cp", "cut", "date", "dd", "df", "echo", "env", "false", "find", "grep", "head", "hostname", "httpd", "id",
+	"ip", "kill", "ln", "ls", "md5sum", "mkdir", "mount", "mv", "nc", "nslookup", "printf", "ps", "readlink", "rm", "sed", "seq", "sh", "sleep", "sort", "stat",
+	"stty", "tail", "tar", "tee", "test", "timeout", "touch", "tr", "true", "tty", "uname", "wc", "wget", "yes"}
 
 func pack(dir string) string {
 	hello, myapp := filepath.Join(dir, "hello"), filepath.Join(dir, "myapp")

@@ -106,6 +106,16 @@ func (l *Lab) Host(name string) *Host {
 	return h
 }
 
+// For is the host as a subtest sees it: failures go to t. Machines are added on
+// the original only.
+func (h *Host) For(t testing.TB) *Host {
+	l := *h.Lab
+	l.TB = t
+	c := *h
+	c.Lab = &l
+	return &c
+}
+
 // Dial connects from the host.
 func (h *Host) Dial(ctx context.Context, network, address string) (c net.Conn, err error) {
 	err = netns.Do(h.ns, func() error {

@@ -2,7 +2,6 @@ package lab
 
 import (
 	"bytes"
-	"context"
 	"fmt"
 	"net/http"
 	"os"
@@ -190,31 +189,67 @@ func (p *Process) Restart() {
 	p.waitReady(want, 60*time.Second)
 }
 
-// killContainers ends the shims and containers that outlive orch, found by the
-// host's directory in their command line.
+// killContainers ends the shims and containers that outlive orch.
 func (h *Host) killContainers() {
-	entries, _ := filepath.Glob("/proc/[0-9]*")
-	for _, e := range entries {
-		b, err := os.ReadFile(filepath.Join(e, "cmdline"))
-		if err != nil || !bytes.Contains(b, []byte(h.Dir+"/")) || !bytes.Contains(b, []byte("containerd-shim")) {
-			continue
-		}
-		var pid int
-		fmt.Sscanf(filepath.Base(e), "%d", &pid)
+	for _, pid := range h.shims() {
 		killTree(pid)
 	}
 	unmountBelow(h.Dir)
 }
 
+// shims of this host are found by its directory in their command line.
+func (h *Host) shims() (pids []int) {
+	entries, _ := filepath.Glob("/proc/[0-9]*/cmdline")
+	for _, e := range entries {
+		b, err := os.ReadFile(e)
+		if err != nil || !bytes.Contains(b, []byte(h.Dir+"/")) || !bytes.Contains(b, []byte("containerd-shim")) {
+			continue
+		}
+		var pid int
+		fmt.Sscanf(e, "/proc/%d/", &pid)
+		pids = append(pids, pid)
+	}
+	return pids
+}
+
+// children of a process, over all its threads.
+func children(pid int) (out []int) {
+	tasks, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", pid))
+	for _, t := range tasks {
+		b, _ := os.ReadFile(t)
+		for _, f := range strings.Fields(string(b)) {
+			var child int
+			fmt.Sscanf(f, "%d", &child)
+			out = append(out, child)
+		}
+	}
+	return out
+}
+
 // killTree ends a shim and everything below it.
 func killTree(pid int) {
-	b, _ := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", pid, pid))
-	for _, f := range strings.Fields(string(b)) {
-		var child int
-		fmt.Sscanf(f, "%d", &child)
+	for _, child := range children(pid) {
 		killTree(child)
 	}
 	syscall.Kill(pid, syscall.SIGKILL)
+}
+
+// Containers are the first processes of the containers that run on the host, by
+// PID, with their command line and start time: equal maps mean that none was
+// restarted in between.
+func (h *Host) Containers() map[int]string {
+	out := map[int]string{}
+	for _, shim := range h.shims() {
+		for _, pid := range children(shim) {
+			cmd, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+			stat, err2 := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+			_, fields, ok := strings.Cut(string(stat), ") ")
+			if f := strings.Fields(fields); err == nil && err2 == nil && ok && len(f) > 19 && len(cmd) > 0 {
+				out[pid] = strings.TrimSpace(strings.ReplaceAll(string(cmd), "\x00", " ")) + " since " + f[19]
+			}
+		}
+	}
+	return out
 }
 
 func unmountBelow(dir string) {
@@ -262,32 +297,6 @@ func (h *Host) Eventually(timeout time.Duration, what string, check func() error
 		}
 	}
 	h.Fatalf("%s: not within %v: %v", what, timeout, err)
-}
-
-// Command runs a program on the host.
-func (h *Host) Command(ctx context.Context, name string, args ...string) *exec.Cmd {
-	return exec.CommandContext(ctx, "nsenter", append([]string{"--net=" + h.ns, "--", name}, args...)...)
-}
-
-// TryKubectl runs the embedded kubectl and returns both outputs.
-func (h *Host) TryKubectl(args ...string) (string, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
-	defer cancel()
-	cmd := h.Command(ctx, Binary(), append([]string{"kubectl", "--kubeconfig", h.Kubeconfig()}, args...)...)
-	var out bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &out, &out
-	err := cmd.Run()
-	return out.String(), err
-}
-
-// Kubectl fails the test when kubectl fails.
-func (h *Host) Kubectl(args ...string) string {
-	h.Helper()
-	out, err := h.TryKubectl(args...)
-	if err != nil {
-		h.Fatalf("kubectl %s: %v\n%s", strings.Join(args, " "), err, out)
-	}
-	return out
 }
 
 // HTTP is a client whose connections are made on the host; one connection a request.
