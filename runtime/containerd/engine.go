@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"path/filepath"
+	"strings"
 	"sync"
 
 	"github.com/containerd/containerd/v2/core/snapshots"
@@ -48,7 +49,8 @@ func New(c Config) (_ *Engine, err error) {
 	}
 	setTimeouts()
 	e := &Engine{cfg: c, log: c.Log, containers: map[string]*container{}}
-	e.life, e.stop = context.WithCancel(namespaces.WithNamespace(withLog(context.Background(), c.Log), Namespace))
+	e.life, e.stop = context.WithCancel(namespaces.WithNamespace(context.Background(), Namespace))
+	e.life = withLog(e.life, c.Log)
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, e.Close())
@@ -125,7 +127,9 @@ func (e *Engine) background(f func()) {
 func (e *Engine) Images() engine.Images { return scopedImages{e} }
 
 // Version as in Node.status.nodeInfo.
-func (e *Engine) Version() string { return "containerd://" + version.Version }
+func (e *Engine) Version() string {
+	return "containerd://" + strings.TrimSuffix(version.Version, "+unknown")
+}
 
 // PreparePod starts the shim of a pod ahead of its first container. Call it
 // when the pod's network is being set up; the first Create then need not wait for it.

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"syscall"
 	"time"
 
 	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
@@ -204,7 +205,11 @@ func (t *Task) removeBundle(log *slog.Logger) {
 		log.Warn("unmounting the root of a container failed; its folder stays", "task", t.id, "err", err)
 		return
 	}
-	if err := os.RemoveAll(t.bundle); err != nil {
+	err := os.RemoveAll(t.bundle)
+	if errors.Is(err, syscall.ENOTEMPTY) {
+		err = os.RemoveAll(t.bundle) // the shim wrote its last file meanwhile
+	}
+	if err != nil {
 		log.Warn("removing a container's folder failed", "task", t.id, "err", err)
 	}
 }
