@@ -80,10 +80,7 @@ func New(c Config, d Deps) (*Agent, error) {
 	if err := os.MkdirAll(c.RootDir, 0o750); err != nil {
 		return nil, fmt.Errorf("making the root directory: %w", err)
 	}
-	ips, err := nodeIPs(c.NodeIP)
-	if err != nil {
-		return nil, err
-	}
+	ips := addresses(c.NodeIP)
 	if a.node, err = a.newNode(ips); err != nil {
 		return nil, err
 	}

@@ -120,6 +120,13 @@ func (c Config) Complete() (Config, error) {
 		}
 		c.NodeName = strings.ToLower(name)
 	}
+	if c.NodeIP == "" {
+		ip, err := outwardIP()
+		if err != nil {
+			return c, err
+		}
+		c.NodeIP = ip
+	}
 	for _, n := range []struct {
 		to    *int
 		value int
@@ -129,13 +136,6 @@ func (c Config) Complete() (Config, error) {
 		}
 	}
 	set(&c.LogMaxSize, "10Mi")
-	if c.NodeIP == "" {
-		ips, err := nodeIPs("")
-		if err != nil {
-			return c, err
-		}
-		c.NodeIP = strings.Join(ips, ",")
-	}
 	return c, c.Validate()
 }
 

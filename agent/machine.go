@@ -11,23 +11,19 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// nodeIPs are the addresses given, else the one that a packet to the outside would
-// have, else the first global one of an interface that is up: there need not be a
-// default route.
-func nodeIPs(given string) ([]string, error) {
-	if list := addresses(given); len(list) > 0 {
-		return list, nil
-	}
+// outwardIP is the address that a packet to the outside would have, else the first
+// global one of an interface that is up: there need not be a default route.
+func outwardIP() (string, error) {
 	// Connecting UDP sends nothing; it asks the routing table.
 	if conn, err := net.Dial("udp4", "203.0.113.1:9"); err == nil {
 		defer conn.Close()
 		if a, ok := conn.LocalAddr().(*net.UDPAddr); ok && a.IP.IsGlobalUnicast() {
-			return []string{a.IP.String()}, nil
+			return a.IP.String(), nil
 		}
 	}
 	interfaces, err := net.Interfaces()
 	if err != nil {
-		return nil, fmt.Errorf("finding the node's address: %w", err)
+		return "", fmt.Errorf("finding the node's address: %w", err)
 	}
 	for _, i := range interfaces {
 		if i.Flags&net.FlagUp == 0 || i.Flags&net.FlagLoopback != 0 || virtual(i.Name) {
@@ -39,11 +35,11 @@ func nodeIPs(given string) ([]string, error) {
 		}
 		for _, a := range list {
 			if n, ok := a.(*net.IPNet); ok && n.IP.IsGlobalUnicast() && n.IP.To4() != nil {
-				return []string{n.IP.String()}, nil
+				return n.IP.String(), nil
 			}
 		}
 	}
-	return nil, errors.New("finding the node's address: no interface has one; give --node-ip")
+	return "", errors.New("finding the node's address: no interface has one; give --node-ip")
 }
 
 // virtual interfaces are made by us and by other container tools.
