@@ -95,7 +95,7 @@ func (e *Engine) create(ctx context.Context, c *container, s engine.Spec) error 
 	if err != nil {
 		return err
 	}
-	if err := e.record(ctx, c, s, rec.Name, runtimeName, spec); err != nil {
+	if err := e.record(ctx, c, s, containers.Container{Image: rec.Name, Runtime: containers.RuntimeInfo{Name: runtimeName}, Spec: &anypb.Any{TypeUrl: specType, Value: spec}}); err != nil {
 		return err
 	}
 	e.images.MarkUsed(contents.ID, c.meta.CreatedAt)
@@ -138,7 +138,7 @@ func (e *Engine) spec(s engine.Spec, contents image.Contents, rootfs []mount.Mou
 }
 
 // record stores the container in containerd.
-func (e *Engine) record(ctx context.Context, c *container, s engine.Spec, imageName, runtimeName string, spec []byte) error {
+func (e *Engine) record(ctx context.Context, c *container, s engine.Spec, r containers.Container) error {
 	ext, err := encodeMeta(c.meta)
 	if err != nil {
 		return err
@@ -149,13 +149,9 @@ func (e *Engine) record(ctx context.Context, c *container, s engine.Spec, imageN
 			labels[k] = v
 		}
 	}
-	r := containers.Container{
-		ID: s.ID, Labels: labels, Image: imageName,
-		Runtime:     containers.RuntimeInfo{Name: runtimeName},
-		Spec:        &anypb.Any{TypeUrl: specType, Value: spec},
-		SnapshotKey: s.ID, Snapshotter: e.cfg.Snapshotter, SandboxID: s.Pod,
-		Extensions: map[string]typeurl.Any{metaName: ext},
-	}
+	r.ID, r.Labels, r.SandboxID = s.ID, labels, s.Pod
+	r.SnapshotKey, r.Snapshotter = s.ID, e.cfg.Snapshotter
+	r.Extensions = map[string]typeurl.Any{metaName: ext}
 	if _, err := e.srv.client.ContainerService().Create(ctx, r); err != nil {
 		return fmt.Errorf("recording container: %w", err)
 	}

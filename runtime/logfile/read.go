@@ -73,11 +73,11 @@ func read(ctx context.Context, path string, o Options, p *printer) error {
 	if len(files) == 1 {
 		cur, files = files[0], nil
 	}
-	return follow(ctx, path, cur, o, p, wake)
+	return p.follow(ctx, path, cur, o, wake)
 }
 
 // follow prints what comes, from file to file. It owns cur.
-func follow(ctx context.Context, path string, cur *source, o Options, p *printer, wake *watcher) error {
+func (p *printer) follow(ctx context.Context, path string, cur *source, o Options, wake *watcher) error {
 	defer func() {
 		if cur != nil {
 			cur.Close()

@@ -44,7 +44,8 @@ func (r *Registry) Create(ctx context.Context, q Request, obj runtime.Object, o 
 	if errs := metavalidation.ValidateCreateOptions(&o); len(errs) > 0 {
 		return Result{}, apierrors.NewInvalid(schema.GroupKind{Group: "meta.k8s.io", Kind: "CreateOptions"}, "", errs)
 	}
-	w := r.newOp(&q, res, Create, &o, o.DryRun, o.FieldManager)
+	w := r.newOp(&q, res, Create, &o, o.FieldManager)
+	w.DryRun = len(o.DryRun) > 0
 	switch {
 	case q.Subresource != "" || q.Kind == api.Bindings.Facts:
 		return w.createSub(ctx, obj)

@@ -36,7 +36,8 @@ func (r *Registry) Delete(ctx context.Context, q Request, o metav1.DeleteOptions
 	if errs := metavalidation.ValidateDeleteOptions(&o); len(errs) > 0 {
 		return Result{}, apierrors.NewInvalid(schema.GroupKind{Group: "meta.k8s.io", Kind: "DeleteOptions"}, "", errs)
 	}
-	w := r.newOp(&q, res, Delete, &o, o.DryRun, "")
+	w := r.newOp(&q, res, Delete, &o, "")
+	w.DryRun = len(o.DryRun) > 0
 	for try := 1; ; try++ {
 		old := r.cached(res, q.Namespace, q.Name)
 		if old == nil {

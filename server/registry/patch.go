@@ -29,7 +29,8 @@ func (r *Registry) Patch(ctx context.Context, q Request, pt types.PatchType, pat
 	if errs := metavalidation.ValidatePatchOptions(&o, pt); len(errs) > 0 {
 		return Result{}, apierrors.NewInvalid(schema.GroupKind{Group: "meta.k8s.io", Kind: "PatchOptions"}, "", errs)
 	}
-	w := r.newOp(&q, res, Update, &o, o.DryRun, o.FieldManager)
+	w := r.newOp(&q, res, Update, &o, o.FieldManager)
+	w.DryRun = len(o.DryRun) > 0
 	if pt == types.ApplyPatchType || pt == types.ApplyYAMLPatchType {
 		return w.applyPatch(ctx, patch, &o)
 	}

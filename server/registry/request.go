@@ -101,11 +101,12 @@ type op struct {
 	inner bool
 }
 
-func (r *Registry) newOp(q *Request, res *Resource, o Operation, options runtime.Object, dryRun []string, manager string) *op {
+// newOp begins an operation. The caller sets DryRun where its options may say so.
+func (r *Registry) newOp(q *Request, res *Resource, o Operation, options runtime.Object, manager string) *op {
 	w := &op{r: r, res: res, q: q, sub: q.Subresource, manager: manager}
 	w.Attributes = Attributes{
 		Operation: o, User: q.User, Resource: res, Namespace: q.Namespace, Name: q.Name, Subresource: q.Subresource,
-		Options: options, DryRun: len(dryRun) > 0, Warn: q.Warn,
+		Options: options, Warn: q.Warn,
 	}
 	if q.Warn == nil {
 		w.Warn = func(string) {}

@@ -22,7 +22,7 @@ func (w *op) createSub(ctx context.Context, body runtime.Object) (Result, error)
 		if !ok {
 			return Result{}, apierrors.NewBadRequest(fmt.Sprintf("not a Binding object: %T", body))
 		}
-		w = w.r.newOp(q, w.r.For(api.Pods.Facts), Create, w.Options, nil, w.manager)
+		w = w.r.newOp(q, w.r.For(api.Pods.Facts), Create, w.Options, w.manager)
 		w.DryRun = dryRun(w.Options)
 		q.Kind, q.Name, q.Subresource = api.Pods.Facts, b.Name, "binding"
 		w.Name, w.Subresource, w.sub = q.Name, "binding", "binding"

@@ -114,7 +114,8 @@ func (r *Registry) Update(ctx context.Context, q Request, obj runtime.Object, o 
 	if errs := metavalidation.ValidateUpdateOptions(&o); len(errs) > 0 {
 		return Result{}, apierrors.NewInvalid(schema.GroupKind{Group: "meta.k8s.io", Kind: "UpdateOptions"}, "", errs)
 	}
-	w := r.newOp(&q, res, Update, &o, o.DryRun, o.FieldManager)
+	w := r.newOp(&q, res, Update, &o, o.FieldManager)
+	w.DryRun = len(o.DryRun) > 0
 	if q.Subresource == "scale" && res.Scale {
 		return w.updateScale(ctx, obj)
 	}
