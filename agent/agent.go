@@ -129,6 +129,7 @@ func (a *Agent) newPods(ips []string) (*pods.Pods, error) {
 	dns.Host = spec.ParseResolver(string(text))
 	return pods.New(pods.Config{
 		NodeName: c.NodeName, HostIPs: ips, RootDir: c.RootDir, RunDir: c.RunDir, LogDir: c.LogDir, LinkDir: c.LinkDir, DNS: dns,
+		PauseDir:     filepath.Join(c.DataDir, "agent", "pause"),
 		PodPidsLimit: c.PodPidsLimit, LogMaxBytes: size.Value(), LogMaxFiles: c.LogMaxFiles, OOMFloor: oomFloor(),
 	}, pods.Deps{
 		Client: d.Client, Engine: d.Engine, Network: d.Network, Namespaces: d.Namespaces, Volumes: d.Volumes, Cgroups: a.cgroups,

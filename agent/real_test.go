@@ -310,6 +310,24 @@ spec:
 		}
 		n.remove("env")
 	})
+	t.Run("shared processes", func(t *testing.T) {
+		n.create(`
+metadata: {name: shared}
+spec:
+  shareProcessNamespace: true
+  restartPolicy: Never
+  containers:
+  - {name: a, image: "busybox:1.36", command: [sh, -c, 'sleep 0.3; cat /proc/1/comm; ls -d /proc/[0-9]*; ls /proc/1/root/']}
+  - {name: b, image: "busybox:1.36", command: [sleep, "0.6"]}`)
+		p := n.await("shared", ended)
+		if p.Status.Phase != core.PodFailed && p.Status.Phase != core.PodSucceeded {
+			t.Errorf("status: %+v", p.Status)
+		}
+		if log := n.log("shared", "a"); !strings.Contains(log, "stdout F pause") || strings.Count(log, "/proc/") < 4 {
+			t.Error(log)
+		}
+		n.remove("shared")
+	})
 	t.Run("out of memory", func(t *testing.T) {
 		n.create(`
 metadata: {name: hog}

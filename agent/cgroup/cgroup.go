@@ -104,6 +104,20 @@ func (t *Tree) EnsurePod(pod *core.Pod, class core.PodQOSClass) error {
 	return nil
 }
 
+// Join moves a process of the agent's own into a group below the pod's.
+func (t *Tree) Join(pod, name string, pid int) error {
+	group := path.Join(pod, name)
+	if err := t.ensure(group, Limits{}); err != nil {
+		return fmt.Errorf("making the control group %s: %w", group, err)
+	}
+	for _, dir := range t.dirs(group) {
+		if err := write(filepath.Join(dir, "cgroup.procs"), fmt.Sprint(pid)); err != nil {
+			return fmt.Errorf("moving process %d to %s: %w", pid, group, err)
+		}
+	}
+	return nil
+}
+
 // RemovePod removes the pod's group in whatever class it is. Processes that are
 // left in it keep it busy: that is an error.
 func (t *Tree) RemovePod(uid types.UID) error {

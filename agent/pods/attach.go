@@ -160,8 +160,9 @@ func (w *worker) restoreProbes(name string) {
 	}
 }
 
-// orphans ends what is left of pods that the API does not have any more.
-func (p *Pods) orphans(ctx context.Context, left map[types.UID]*remains, taken map[types.UID]bool) {
+// orphans ends what is left of pods that the API does not have any more. It returns
+// all pods that may hold something of the network.
+func (p *Pods) orphans(ctx context.Context, left map[types.UID]*remains, taken map[types.UID]bool) map[types.UID]bool {
 	live := map[types.UID]bool{}
 	p.mu.Lock()
 	for uid := range p.workers {
@@ -179,8 +180,16 @@ func (p *Pods) orphans(ctx context.Context, left map[types.UID]*remains, taken m
 		live[uid] = true
 	}
 	p.mu.Unlock()
+	return live
+}
+
+// keep lets the network drop what others hold; only then pods may join it.
+func (p *Pods) keep(ctx context.Context, live map[types.UID]bool) {
 	if err := p.Network.Keep(ctx, live); err != nil && ctx.Err() == nil {
 		p.Log.Warn("releasing network resources of pods that are gone failed", "err", err)
+	}
+	if ctx.Err() == nil {
+		close(p.kept)
 	}
 }
 

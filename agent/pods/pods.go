@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"path/filepath"
 	"slices"
 	"sync"
 	"time"
@@ -39,10 +40,12 @@ type Config struct {
 	RootDir, RunDir string
 	// LogDir gets <namespace>_<name>_<uid>/<container>/<attempt>.log, LinkDir links to those.
 	LogDir, LinkDir string
-	DNS             spec.DNS
-	PodPidsLimit    int64
-	LogMaxBytes     int64
-	LogMaxFiles     int
+	// PauseDir gets the program that holds shared PID namespaces; programs may be run from it.
+	PauseDir     string
+	DNS          spec.DNS
+	PodPidsLimit int64
+	LogMaxBytes  int64
+	LogMaxFiles  int
 	// OOMFloor is the lowest oom_score_adj that can be set.
 	OOMFloor int
 	// ParallelStarts bounds how many containers are made at a time.
@@ -105,6 +108,9 @@ func New(c Config, d Deps) (*Pods, error) {
 	case d.Client == nil || d.Engine == nil || d.Network == nil || d.Namespaces == nil || d.Volumes == nil || d.Cgroups == nil || d.Puller == nil || d.Events == nil || d.Log == nil:
 		return nil, errors.New("making the pods of a node: a dependency is missing")
 	}
+	if c.PauseDir == "" {
+		c.PauseDir = filepath.Join(c.RootDir, "pause")
+	}
 	if c.ParallelStarts <= 0 {
 		c.ParallelStarts = 8
 	}
@@ -150,8 +156,8 @@ func (p *Pods) Run(ctx context.Context) error {
 	initial := taken
 	taken = nil
 	first.Unlock()
-	p.orphans(ctx, left, initial)
-	close(p.kept)
+	live := p.orphans(ctx, left, initial)
+	p.wg.Go(func() { p.keep(ctx, live) })
 	close(p.synced)
 	for e := range events {
 		p.event(ctx, e)

@@ -41,6 +41,8 @@ type sandbox struct {
 	pod       atomic.Pointer[core.Pod] // newest spec, for retries
 	class     core.PodQOSClass
 	update    func(pod *core.Pod)
+	// pauseMu lets one start at a time make the shared PID namespace.
+	pauseMu sync.Mutex
 }
 
 // saved is the part of a sandbox that a restarted agent has to know. It lies in the run

@@ -13,9 +13,11 @@ import (
 
 	core "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 
 	"orch/agent/host"
 	"orch/agent/image"
+	"orch/agent/pause"
 	"orch/agent/pods/plan"
 	"orch/agent/pods/spec"
 	"orch/agent/pods/status"
@@ -339,6 +341,7 @@ func runtimeName(version string) string {
 // build gathers what the container's spec depends on.
 func (s *starting) build(ctx context.Context, id string, img engine.Image) (engine.Spec, error) {
 	p := s.p
+	var err error
 	_, ips := s.sandbox.state()
 	in := spec.Input{
 		Pod: s.pod, Container: s.named.Container, Role: s.named.Role, Attempt: s.attempt, ID: id, Image: img,
@@ -349,8 +352,9 @@ func (s *starting) build(ctx context.Context, id string, img engine.Image) (engi
 		OOMFloor: p.config.OOMFloor, SeccompDir: filepath.Join(p.config.RootDir, "seccomp"),
 		LogPath: p.logPath(s.pod, s.named.Name, s.attempt), LogBytes: p.config.LogMaxBytes, LogFiles: p.config.LogMaxFiles,
 	}
-	in.PIDNamespace = s.pid
-	var err error
+	if in.PIDNamespace, err = s.pidNamespace(); err != nil {
+		return engine.Spec{}, err
+	}
 	if in.Files, err = s.mounts(id); err != nil {
 		return engine.Spec{}, err
 	}
@@ -361,6 +365,26 @@ func (s *starting) build(ctx context.Context, id string, img engine.Image) (engi
 		return engine.Spec{}, fmt.Errorf("making the log directory: %w", err)
 	}
 	return spec.Build(in)
+}
+
+// pidNamespace makes the namespace of a pod that shares its processes.
+func (s *starting) pidNamespace() (string, error) {
+	if s.pid != "" || s.pod.Spec.ShareProcessNamespace == nil || !*s.pod.Spec.ShareProcessNamespace {
+		return s.pid, nil
+	}
+	s.sandbox.pauseMu.Lock()
+	defer s.sandbox.pauseMu.Unlock()
+	pin := s.p.pausePin(s.pod.UID)
+	pid, err := pause.Start(s.p.config.PauseDir, pin)
+	if err != nil {
+		return "", err
+	}
+	return pin, s.p.Cgroups.Join(s.p.Cgroups.PodPath(s.sandbox.class, s.pod.UID), "pause", pid)
+}
+
+// pausePin is where the PID namespace of a pod is pinned, if it has one.
+func (p *Pods) pausePin(uid types.UID) string {
+	return filepath.Join(p.config.RunDir, "ns", string(uid), "pid")
 }
 
 // subPaths asks the volumes for the parts that are mounted.

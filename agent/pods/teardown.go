@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"orch/agent/host"
+	"orch/agent/pause"
 	"orch/api"
 	"orch/api/client"
 )
@@ -171,6 +172,9 @@ func (t *takedown) leaveNetwork(ctx context.Context) error {
 		if err := t.p.Network.Teardown(ctx, t.sandbox); err != nil {
 			return fmt.Errorf("leaving the network: %w", err)
 		}
+	}
+	if err := pause.Stop(t.p.pausePin(t.uid)); err != nil {
+		return err
 	}
 	if err := t.p.Namespaces.Remove(ctx, t.sandbox); err != nil {
 		return fmt.Errorf("removing namespaces: %w", err)
