@@ -1,6 +1,7 @@
 package e2e
+
 import "testing"
-var kubectlTests = map[string]func(*testing.T, cluster){}
+
 var containerTests = map[string]func(*testing.T, cluster){}
 var podTests = map[string]func(*testing.T, cluster){}
 var serviceTests = map[string]func(*testing.T, cluster){}

@@ -1,5 +1,6 @@
 // Command myapp is the program of the test image myapp:1.4.2: HTTP on 8000 and
-// 8080 with the probes that the acceptance manifests ask for, and switches to misbehave.
+// 8080 with the probes that the acceptance manifests ask for, UDP on 9000, switches
+// to misbehave, and subcommands that look at the cluster from inside a pod.
 package main
 
 import (
@@ -9,12 +10,15 @@ import (
 	"os/signal"
 	"sync/atomic"
 	"syscall"
-	"time"
 )
 
 func main() {
-	if len(os.Args) > 1 && os.Args[1] == "hog" {
-		hog()
+	if len(os.Args) > 1 {
+		if err := subcommand(os.Args[1], os.Args[2:]); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
 	}
 	var unready, sick atomic.Bool
 	host, _ := os.Hostname()
@@ -47,23 +51,10 @@ func main() {
 			}
 		}()
 	}
+	go echoUDP(host)
 	fmt.Println("myapp is up")
 	term := make(chan os.Signal, 1)
 	signal.Notify(term, syscall.SIGTERM)
 	<-term
 	fmt.Println("myapp ends")
-}
-
-// hog takes memory until the kernel ends it.
-func hog() {
-	var all [][]byte
-	for {
-		b := make([]byte, 8<<20)
-		for i := range b {
-			b[i] = 1
-		}
-		all = append(all, b)
-		time.Sleep(5 * time.Millisecond)
-		fmt.Println(len(all)*8, "MiB")
-	}
 }
