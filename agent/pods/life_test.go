@@ -3,6 +3,7 @@ package pods_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -85,6 +86,20 @@ spec: {containers: [{name: a, image: "x:1"}]}`)
 	}
 	if want := "back-off 10s restarting failed container=a pod=crash_default(" + string(p.UID) + ")"; c.State.Waiting.Message != want {
 		t.Errorf("message: %s, want %s", c.State.Waiting.Message, want)
+	}
+}
+
+// TestProgramThatIsMissing: the runtime finds out while it makes the container; it
+// counts as one that was started and ended with 128.
+func TestProgramThatIsMissing(t *testing.T) {
+	said := fmt.Errorf("failed to create containerd task: no such file: %w", engine.ErrProcess)
+	r := newRig(t, fakeengine.Options{Script: func(engine.Spec) fakeengine.Script { return fakeengine.Script{CreateErr: said} }})
+	r.create(`
+metadata: {name: nothing}
+spec: {restartPolicy: Never, containers: [{name: a, image: "x:1"}]}`)
+	p := r.await("nothing", "failed", func(p *core.Pod) bool { return p.Status.Phase == core.PodFailed })
+	if end := p.Status.ContainerStatuses[0].State.Terminated; end == nil || end.Reason != "StartError" || end.ExitCode != 128 || !strings.Contains(end.Message, said.Error()) {
+		t.Errorf("end: %+v", p.Status.ContainerStatuses[0].State)
 	}
 }
 

@@ -268,6 +268,9 @@ func (s *starting) makeAndStart(ctx context.Context, img engine.Image) (plan.Ins
 			s.discard(i.ID)
 			return i, &failure{}
 		}
+		if errors.Is(err, engine.ErrProcess) {
+			return i, s.startFailure(ctx, i, err)
+		}
 		s.event(core.EventTypeWarning, "Failed", "Error: "+err.Error())
 		return i, &failure{reason: status.CreateError, message: err.Error()}
 	}
@@ -306,7 +309,7 @@ func (s *starting) startFailure(ctx context.Context, i plan.Instance, err error)
 	}
 	s.event(core.EventTypeWarning, "Failed", "Error: "+err.Error())
 	i.State, i.ExitCode, i.Reason, i.Message = engine.Exited, 128, "StartError", err.Error()
-	i.FinishedAt = time.Now()
+	i.StartedAt, i.FinishedAt = time.Unix(0, 0), time.Now() // as the CRI says "never"
 	s.created(i)
 	return &failure{reason: status.RunError, message: err.Error(), ran: true}
 }

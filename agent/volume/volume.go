@@ -174,11 +174,18 @@ func (v *Volumes) renew(ctx context.Context, uid types.UID) error {
 		}
 	}
 	v.mu.Lock()
-	if v.pods[uid] == m {
+	mounted := v.pods[uid] == m
+	if mounted {
 		v.pods[uid] = next
 	}
 	v.mu.Unlock()
+	if !mounted {
+		return nil
+	}
 	v.follower.use(uid, next)
+	if v.current(next.pod).DeletionTimestamp != nil {
+		return nil // what it mounts may go before it does
+	}
 	return errors.Join(errs...)
 }
 
