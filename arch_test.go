@@ -49,7 +49,7 @@ var importTable = []struct {
 	{"network/policy", []string{"api", "network"}},
 	{"network/dns", []string{"api", "network"}},
 	{"agent", []string{"api", "runtime/engine", "runtime/logfile"}},
-	{"cli", []string{"api", "runtime/image", "runtime/engine"}},
+	{"cli", []string{"api", "runtime/image", "runtime/engine", "runtime/bundle"}},
 	{"examples", nil},
 	{"scripts", []string{"api", "server/rest", "server/registry"}},
 }

@@ -1,6 +1,6 @@
 // Package cli is the command line: the tree of commands, where flags come from
-// (arguments, then ORCH_ environment, then config files), and the embedded
-// kubectl and ctr. It knows no server internals: what runs a server or an agent
+// (arguments, then ORCH_ environment, then config files), and the way to
+// the kubectl and ctr that orch carries (cli/tools). It knows no server internals: what runs a server or an agent
 // comes in as a Program. Start at Program and New.
 package cli
 
@@ -48,14 +48,14 @@ func Main(ctx context.Context, p Program, args []string) int {
 	case "kubectl":
 		return kubectl(p, args[1:])
 	case "ctr":
-		return ctr(ctx, p, args[1:])
+		return ctr(p, args[1:])
 	}
 	if len(args) > 1 {
 		switch args[1] { // these parse their arguments themselves
 		case "kubectl":
 			return kubectl(p, args[2:])
 		case "ctr":
-			return ctr(ctx, p, args[2:])
+			return ctr(p, args[2:])
 		}
 	}
 	root := New(p)

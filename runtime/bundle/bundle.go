@@ -1,9 +1,11 @@
-// Package bundle carries runc and the containerd shim inside the executable
-// and puts them on disk, verified, when orch starts. It owns nothing else: it
-// starts no program and knows no container.
+// Package bundle carries programs inside the executable, packed: runc and the
+// containerd shim, which it puts on disk, verified, when a node starts, and the
+// tools (kubectl and ctr), which it unpacks and executes when they are called. It
+// owns nothing else and knows no container.
 //
 // The programs are built by scripts/bundle into bin/ (not kept in git); without
-// them the package still compiles and Unpack says what to do. Start reading at Unpack.
+// them the package still compiles and says what to do. Start reading at Unpack and
+// at Exec.
 package bundle
 
 import (
@@ -12,6 +14,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -26,15 +29,16 @@ var embedded embed.FS
 
 // Names of the programs.
 const (
-	Runc = "runc"
-	Shim = "containerd-shim-runc-v2"
+	Runc  = "runc"
+	Shim  = "containerd-shim-runc-v2"
+	Tools = "tools" // kubectl and ctr, by the name it is called
 )
 
 // maxProgramBytes bounds what a damaged archive may expand to.
-const maxProgramBytes = 64 << 20
+const maxProgramBytes = 128 << 20
 
 // ErrNotBuilt: this executable was built without the programs.
-var ErrNotBuilt = errors.New("this build of orch carries no runc and shim: run `make build` (or scripts/bundle, then build again)")
+var ErrNotBuilt = errors.New("this build of orch carries no programs (runc, shim, kubectl, ctr): run `make build` (or scripts/bundle, then build again)")
 
 // Paths are where the programs lie.
 type Paths struct {
@@ -107,41 +111,52 @@ func checksums(from fs.FS) (map[string]string, error) {
 
 // place makes sure that path holds the program with that checksum.
 func place(from fs.FS, name, sum, path string) error {
-	if have, err := os.ReadFile(path); err == nil && sha256hex(have) == sum {
-		return os.Chmod(path, 0o755)
+	if f, err := os.Open(path); err == nil {
+		h := sha256.New()
+		_, err := io.Copy(h, f)
+		f.Close()
+		if err == nil && hex.EncodeToString(h.Sum(nil)) == sum {
+			return os.Chmod(path, 0o755)
+		}
 	}
-	packed, err := fs.ReadFile(from, "bin/"+name+".zst")
+	return replace(path, func(w io.Writer) error { return expand(from, name, sum, w) })
+}
+
+// expand writes the unpacked program; an error may come after the last byte, when
+// the checksum turns out wrong.
+func expand(from fs.FS, name, sum string, w io.Writer) error {
+	packed, err := from.Open("bin/" + name + ".zst")
 	if errors.Is(err, fs.ErrNotExist) {
 		return ErrNotBuilt
 	}
 	if err != nil {
 		return fmt.Errorf("reading embedded file: %w", err)
 	}
-	dec, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(maxProgramBytes))
+	defer packed.Close()
+	dec, err := zstd.NewReader(packed, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(maxProgramBytes))
 	if err != nil {
 		return fmt.Errorf("making decompressor: %w", err)
 	}
 	defer dec.Close()
-	raw, err := dec.DecodeAll(packed, nil)
-	if err != nil {
+	h := sha256.New()
+	if _, err := io.Copy(io.MultiWriter(w, h), io.LimitReader(dec, maxProgramBytes)); err != nil {
 		return fmt.Errorf("decompressing: %w", err)
 	}
-	if got := sha256hex(raw); got != sum {
+	if got := hex.EncodeToString(h.Sum(nil)); got != sum {
 		return fmt.Errorf("checksum is %s, want %s: the executable is damaged", got, sum)
 	}
-	return replace(path, raw)
+	return nil
 }
 
 // replace writes path by rename. The file is synced first: after a power cut
 // it is either whole or absent.
-func replace(path string, raw []byte) error {
+func replace(path string, write func(io.Writer) error) error {
 	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+"-*")
 	if err != nil {
 		return fmt.Errorf("making temporary file: %w", err)
 	}
 	defer os.Remove(f.Name()) // gone after the rename
-	_, err = f.Write(raw)
-	err = errors.Join(err, f.Chmod(0o755), f.Sync(), f.Close())
+	err = errors.Join(write(f), f.Chmod(0o755), f.Sync(), f.Close())
 	if err != nil {
 		return fmt.Errorf("writing program: %w", err)
 	}
@@ -149,9 +164,4 @@ func replace(path string, raw []byte) error {
 		return fmt.Errorf("putting program in place: %w", err)
 	}
 	return nil
-}
-
-func sha256hex(b []byte) string {
-	sum := sha256.Sum256(b)
-	return hex.EncodeToString(sum[:])
 }

@@ -1,6 +1,7 @@
 package bundle
 
 import (
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -21,9 +22,9 @@ func fakePrograms(t *testing.T, damage string) fs.FS {
 	}
 	m := fstest.MapFS{"bin/README": {Data: []byte("x")}}
 	sums := ""
-	for _, name := range []string{Runc, Shim} {
+	for _, name := range []string{Runc, Shim, Tools} {
 		body := []byte("program " + name)
-		sums += fmt.Sprintf("%s  %s\n", sha256hex(body), name)
+		sums += fmt.Sprintf("%x  %s\n", sha256.Sum256(body), name)
 		if damage == name {
 			body = append(body, '!')
 		}
@@ -79,5 +80,67 @@ func TestUnpackRefuses(t *testing.T) {
 	}
 	if _, err := unpack(fakePrograms(t, Shim), dir); err == nil {
 		t.Error("a damaged program was accepted")
+	}
+}
+
+func TestTool(t *testing.T) {
+	programs := fakePrograms(t, "")
+	dir := filepath.Join(t.TempDir(), "tools")
+	path, memory, err := tool(programs, Tools, dir)
+	if err != nil || memory != nil {
+		t.Fatal(path, memory, err)
+	}
+	content(t, path)
+	// Kept: not written again. Another version: removed.
+	old := time.Unix(1000, 0)
+	other := filepath.Join(dir, Tools+"-0123456789abcdef")
+	if err := errors.Join(os.Chtimes(path, old, old), os.WriteFile(other, nil, 0o755)); err != nil {
+		t.Fatal(err)
+	}
+	if again, _, err := tool(programs, Tools, dir); err != nil || again != path {
+		t.Fatal(again, err)
+	}
+	if st, err := os.Stat(path); err != nil || !st.ModTime().Equal(old) {
+		t.Errorf("it was written again: %v %v", st, err)
+	}
+	if err := os.Chmod(path, 0o777); err != nil { // anybody could have written it
+		t.Fatal(err)
+	}
+	if _, _, err := tool(programs, Tools, dir); err != nil {
+		t.Fatal(err)
+	}
+	if st, err := os.Stat(path); err != nil || st.Mode().Perm() != 0o755 {
+		t.Errorf("an open program was kept as it was: %v %v", st, err)
+	}
+	if _, err := os.Stat(other); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("another version is still there: %v", err)
+	}
+}
+
+func TestToolInMemory(t *testing.T) {
+	programs := fakePrograms(t, "")
+	file := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for name, dir := range map[string]string{"no folder": "", "a folder that cannot be": filepath.Join(file, "tools")} {
+		t.Run(name, func(t *testing.T) {
+			path, memory, err := tool(programs, Tools, dir)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer memory.Close()
+			content(t, path)
+		})
+	}
+	if _, _, err := tool(fakePrograms(t, Tools), Tools, ""); err == nil {
+		t.Error("a damaged program was accepted")
+	}
+}
+
+func content(t *testing.T, path string) {
+	t.Helper()
+	if got, err := os.ReadFile(path); err != nil || string(got) != "program "+Tools {
+		t.Errorf("%q, %v", got, err)
 	}
 }

@@ -6,7 +6,6 @@ import (
 	"reflect"
 	"strings"
 
-	"github.com/google/go-cmp/cmp"
 	core "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/util/validation"
@@ -89,7 +88,7 @@ func PodUpdate(o, old *core.Pod) Errors {
 		gatedMay(&e, rest, &old.Spec)
 	}
 	if !equality.Semantic.DeepEqual(*rest, old.Spec) {
-		e.Forbidden(specPath, fmt.Sprintf("pod updates may not change fields other than %s\n%v", changeable, cmp.Diff(old.Spec, *rest)))
+		e.Forbidden(specPath, fmt.Sprintf("pod updates may not change fields other than %s\n%v", changeable, rule.Diff(old.Spec, *rest)))
 	}
 	return e.List()
 }
@@ -327,7 +326,7 @@ func PodEphemeralContainers(o, old *core.Pod) Errors {
 		case is == nil:
 			e.Forbidden(p, fmt.Sprintf("existing ephemeral containers %q may not be removed\n", was.Name))
 		case !equality.Semantic.DeepEqual(is, was):
-			e.Forbidden(p, fmt.Sprintf("existing ephemeral containers %q may not be changed\n%v", was.Name, cmp.Diff(was, is)))
+			e.Forbidden(p, fmt.Sprintf("existing ephemeral containers %q may not be changed\n%v", was.Name, rule.Diff(was, is)))
 		}
 	}
 	return e.List()

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"strings"
 
-	"github.com/google/go-cmp/cmp"
 	core "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/util/validation/field"
@@ -164,7 +163,7 @@ func PersistentVolumeUpdate(o, old *core.PersistentVolume) Errors {
 		}
 	}
 	if !equality.Semantic.DeepEqual(is, was) {
-		e.Forbidden(specPath.Child("persistentvolumesource"), fmt.Sprintf("spec.persistentvolumesource is immutable after creation\n%v", cmp.Diff(was, is)))
+		e.Forbidden(specPath.Child("persistentvolumesource"), fmt.Sprintf("spec.persistentvolumesource is immutable after creation\n%v", rule.Diff(was, is)))
 	}
 	e.Unchanged(field.NewPath("volumeMode"), o.Spec.VolumeMode, old.Spec.VolumeMode)
 	if old.Spec.NodeAffinity != nil {
@@ -198,7 +197,7 @@ func PersistentVolumeClaimUpdate(o, old *core.PersistentVolumeClaim) Errors {
 	}
 	is.VolumeAttributesClassName = was.VolumeAttributesClassName
 	if !equality.Semantic.DeepEqual(is, was) {
-		e.Forbidden(specPath, fmt.Sprintf("spec is immutable after creation except resources.requests and volumeAttributesClassName for bound claims\n%v", cmp.Diff(was, is)))
+		e.Forbidden(specPath, fmt.Sprintf("spec is immutable after creation except resources.requests and volumeAttributesClassName for bound claims\n%v", rule.Diff(was, is)))
 	}
 	if size.Cmp(before) < 0 {
 		// Down to what there is, but not to it: a failed expansion can be taken back.
