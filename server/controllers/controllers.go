@@ -15,6 +15,7 @@ import (
 	"orch/server/controllers/disruption"
 	"orch/server/controllers/endpoints"
 	"orch/server/controllers/endpointslice"
+	"orch/server/controllers/eventttl"
 	"orch/server/controllers/garbage"
 	"orch/server/controllers/namespace"
 	"orch/server/controllers/nodeipam"
@@ -71,6 +72,7 @@ func Specs(d Deps) ([]reconcile.Spec, error) {
 		cidrs,
 		nodelife.Specs(nodelife.Deps{Client: c, Events: rec, Now: now}),
 		podgc.Specs(podgc.Deps{Client: c, Now: now}),
+		eventttl.Specs(eventttl.Deps{Client: c, Now: now}),
 		// Namespaces and what is in them.
 		serviceaccount.Specs(c),
 		rootca.Specs(c, d.RootCA),
