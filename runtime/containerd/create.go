@@ -55,7 +55,11 @@ func (e *Engine) Create(ctx context.Context, s engine.Spec) (err error) {
 	e.mu.Unlock()
 	if err := e.create(ctx, c, s); err != nil {
 		e.rollback(c)
-		return fmt.Errorf("creating container %s: %w", s.ID, err)
+		// No ID in the text: it becomes an event, and equal ones are counted.
+		if errors.Is(err, engine.ErrProcess) {
+			return err
+		}
+		return fmt.Errorf("creating container: %w", err)
 	}
 	c.mu.Lock()
 	c.ready, c.st = true, status{State: engine.Created, PID: c.st.PID}
@@ -71,8 +75,9 @@ func (e *Engine) create(ctx context.Context, c *container, s engine.Spec) error 
 	}
 	if runtimeName == shim.Name && s.Pod != "" {
 		// The shim loads while the root file system is made.
-		go func() { _ = e.srv.shims.PreparePod(e.life, s.Pod) }() // Create reports the error
+		e.background(func() { _ = e.srv.shims.PreparePod(e.life, s.Pod) }) // Create reports the error
 	}
+	e.background(e.quicken)
 	rec, contents, err := e.images.Find(ctx, s.Image)
 	if err != nil {
 		return err

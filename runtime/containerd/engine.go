@@ -28,6 +28,8 @@ type Engine struct {
 	host   oci.Host
 	hub    hub
 	usage  usageCache
+	// ownCgroup is for quicken; empty: unknown.
+	ownCgroup string
 
 	// life is the parent of all background work; it carries namespace and logger.
 	life context.Context //nolint:containedctx // the engine's own life, not a call's
@@ -48,7 +50,7 @@ func New(c Config) (_ *Engine, err error) {
 		return nil, err
 	}
 	setTimeouts()
-	e := &Engine{cfg: c, log: c.Log, containers: map[string]*container{}}
+	e := &Engine{cfg: c, log: c.Log, containers: map[string]*container{}, ownCgroup: ownCgroupFile()}
 	e.life, e.stop = context.WithCancel(namespaces.WithNamespace(context.Background(), Namespace))
 	e.life = withLog(e.life, c.Log)
 	defer func() {
@@ -134,6 +136,7 @@ func (e *Engine) Version() string {
 // PreparePod starts the shim of a pod ahead of its first container. Call it
 // when the pod's network is being set up; the first Create then need not wait for it.
 func (e *Engine) PreparePod(ctx context.Context, pod string) error {
+	e.background(e.quicken)
 	return e.srv.shims.PreparePod(e.scope(ctx), pod)
 }
 

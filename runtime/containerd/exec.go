@@ -37,6 +37,7 @@ func (e *Engine) Exec(ctx context.Context, id string, s engine.ExecSpec, streams
 	if err != nil {
 		return 0, err
 	}
+	e.background(e.quicken)
 	process, err := e.execProcess(ctx, c, s)
 	if err != nil {
 		return 0, fmt.Errorf("executing in container %s: %w", id, err)

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 
@@ -15,6 +16,7 @@ import (
 	containerdoci "github.com/containerd/containerd/v2/pkg/oci"
 	"github.com/containerd/containerd/v2/plugins/snapshots/overlay/overlayutils"
 	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 
 	"orch/runtime/oci"
 )
@@ -28,6 +30,7 @@ func hostFacts() (oci.Host, error) {
 		MinOOMScoreAdj: minOOMScoreAdj(),
 	}
 	h.SwapLimit = swapLimit(h.CgroupV2)
+	h.X32 = hasX32()
 	status, err := os.ReadFile("/proc/self/status")
 	if err != nil {
 		return h, fmt.Errorf("reading own status: %w", err)
@@ -91,6 +94,16 @@ func minOOMScoreAdj() int {
 	}
 	_ = os.WriteFile(path, own, 0)
 	return lowest
+}
+
+// hasX32 asks for our own process by the x32 interface, which most kernels leave out.
+func hasX32() bool {
+	if runtime.GOARCH != "amd64" {
+		return false
+	}
+	const x32getpid = 0x40000000 + 39
+	pid, _, errno := unix.RawSyscall(x32getpid, 0, 0, 0)
+	return errno == 0 && int(pid) == os.Getpid()
 }
 
 func swapLimit(v2 bool) bool {

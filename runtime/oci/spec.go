@@ -31,6 +31,8 @@ type Host struct {
 	MinOOMScoreAdj int
 	// Seccomp is true when the kernel filters system calls.
 	Seccomp bool
+	// X32 is true when the kernel has the x32 system call interface.
+	X32 bool
 	// Devices are all device nodes of the host, for privileged containers.
 	Devices func() ([]specs.LinuxDevice, error)
 	// Device describes one device node, or all below a folder.

@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"math"
 	"net"
 	"os"
 	"os/exec"
@@ -18,6 +19,7 @@ import (
 	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/ttrpc"
+	"golang.org/x/sys/unix"
 )
 
 const (
@@ -204,6 +206,9 @@ func (p *pod) start(r *Runtime) (err error) {
 		"TTRPC_ADDRESS=" + r.cfg.EventAddress, "GRPC_ADDRESS=" + r.cfg.Address,
 	}
 	cmd.ExtraFiles = []*os.File{file}
+	// Shims outlive us and must not hold on to files that we have inherited (a
+	// lock, a pipe to whoever started us).
+	_ = unix.CloseRange(3, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC)
 	// Its own session: no terminal's signal and no exit of ours reaches it.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if err := cmd.Start(); err != nil {
