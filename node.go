@@ -188,7 +188,7 @@ func (a *agentPart) join(url string) error {
 		return fmt.Errorf("the server is given twice: %s and --server %s", url, a.server)
 	}
 	a.server = url
-	return nil
+	return join.CheckURL(url)
 }
 
 // Run joins the server and runs the node until ctx ends.

@@ -71,7 +71,7 @@ func Join(ctx context.Context, cfg Config) (*Membership, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.Default()
 	}
-	u, err := checkURL(cfg.Server)
+	u, err := parseURL(cfg.Server)
 	if err != nil {
 		return nil, err
 	}

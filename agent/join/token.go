@@ -51,8 +51,14 @@ func (t Token) Check(ca []byte) error {
 	return nil
 }
 
-// checkURL accepts https URLs of a host only.
-func checkURL(s string) (*url.URL, error) {
+// CheckURL says what is wrong with the URL of a server.
+func CheckURL(s string) error {
+	_, err := parseURL(s)
+	return err
+}
+
+// parseURL accepts https URLs of a host only.
+func parseURL(s string) (*url.URL, error) {
 	u, err := url.Parse(s)
 	if err != nil || u.Scheme != "https" || u.Host == "" || strings.Trim(u.Path, "/") != "" {
 		return nil, fmt.Errorf("%q is not the URL of a server: it looks like https://HOST:6443", s)

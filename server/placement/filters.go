@@ -1,7 +1,6 @@
 package placement
 
 import (
-	"fmt"
 	"slices"
 
 	core "k8s.io/api/core/v1"
@@ -68,7 +67,7 @@ func taintToleration(_ *Cluster, p *Pod) check {
 	return func(n *Node) refusal {
 		for _, t := range n.Spec.Taints {
 			if t.Effect != core.TaintEffectPreferNoSchedule && !tolerates(p, t) {
-				return refuseFor(fmt.Sprintf("node(s) had untolerated taint {%s: %s}", t.Key, t.Value))
+				return refuseFor("node(s) had untolerated taint(s)")
 			}
 		}
 		return refusal{}
