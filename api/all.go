@@ -5,7 +5,7 @@ import "slices"
 // All lists every built-in kind that has a resource of its own, in the order in
 // which discovery shows groups. The slice is fresh.
 func All() []*Facts {
-	return slices.Concat(coreKinds, appsKinds, clusterKinds, accessKinds)
+	return slices.Concat(coreKinds, appsKinds, clusterKinds, resourceKinds, accessKinds)
 }
 
 // ByGVR finds a built-in kind by its REST address, nil if there is none.

@@ -5,11 +5,13 @@ import (
 	coordination "k8s.io/api/coordination/v1"
 	discovery "k8s.io/api/discovery/v1"
 	events "k8s.io/api/events/v1"
+	flowcontrol "k8s.io/api/flowcontrol/v1"
 	networking "k8s.io/api/networking/v1"
 	node "k8s.io/api/node/v1"
 	policy "k8s.io/api/policy/v1"
 	scheduling "k8s.io/api/scheduling/v1"
 	storage "k8s.io/api/storage/v1"
+	migration "k8s.io/api/storagemigration/v1"
 )
 
 var networkingV1, storageV1 = networking.SchemeGroupVersion, storage.SchemeGroupVersion
@@ -47,11 +49,23 @@ var (
 	RuntimeClasses             = kind[node.RuntimeClass, node.RuntimeClassList](node.SchemeGroupVersion, "RuntimeClass", Facts{Plural: "runtimeclasses", Cluster: true})
 	CertificateSigningRequests = kind[certificates.CertificateSigningRequest, certificates.CertificateSigningRequestList](certificates.SchemeGroupVersion, "CertificateSigningRequest",
 		Facts{Plural: "certificatesigningrequests", Short: words("csr"), Cluster: true, Status: true, Sub: words("approval")})
+	ClusterTrustBundles    = kind[certificates.ClusterTrustBundle, certificates.ClusterTrustBundleList](certificates.SchemeGroupVersion, "ClusterTrustBundle", Facts{Plural: "clustertrustbundles", Cluster: true})
+	PodCertificateRequests = kind[certificates.PodCertificateRequest, certificates.PodCertificateRequestList](certificates.SchemeGroupVersion, "PodCertificateRequest", Facts{Plural: "podcertificaterequests", Status: true})
+)
+
+// Kinds of flowcontrol.apiserver.k8s.io/v1 and storagemigration.k8s.io/v1.
+var (
+	FlowSchemas                 = kind[flowcontrol.FlowSchema, flowcontrol.FlowSchemaList](flowcontrol.SchemeGroupVersion, "FlowSchema", Facts{Plural: "flowschemas", Cluster: true, Status: true})
+	PriorityLevelConfigurations = kind[flowcontrol.PriorityLevelConfiguration, flowcontrol.PriorityLevelConfigurationList](flowcontrol.SchemeGroupVersion, "PriorityLevelConfiguration",
+		Facts{Plural: "prioritylevelconfigurations", Cluster: true, Status: true})
+	StorageVersionMigrations = kind[migration.StorageVersionMigration, migration.StorageVersionMigrationList](migration.SchemeGroupVersion, "StorageVersionMigration",
+		Facts{Plural: "storageversionmigrations", Cluster: true, Status: true})
 )
 
 var clusterKinds = []*Facts{
 	Ingresses.Facts, IngressClasses.Facts, NetworkPolicies.Facts, IPAddresses.Facts, ServiceCIDRs.Facts,
 	EndpointSlices.Facts, PodDisruptionBudgets.Facts, Leases.Facts, EventsV1.Facts,
 	StorageClasses.Facts, VolumeAttachments.Facts, CSIDrivers.Facts, CSINodes.Facts, CSIStorageCapacities.Facts, VolumeAttributesClasses.Facts,
-	PriorityClasses.Facts, RuntimeClasses.Facts, CertificateSigningRequests.Facts,
+	PriorityClasses.Facts, RuntimeClasses.Facts, CertificateSigningRequests.Facts, ClusterTrustBundles.Facts, PodCertificateRequests.Facts,
+	FlowSchemas.Facts, PriorityLevelConfigurations.Facts, StorageVersionMigrations.Facts,
 }

@@ -10,7 +10,7 @@ import (
 // BuiltIn lists the behaviour of every built-in kind (each of api.All has its
 // row here; a test counts them). The slice is fresh.
 func BuiltIn() []Resource {
-	return slices.Concat(coreRows(), appsRows(), networkRows(), storageRows(), clusterRows(), accessRows(), admissionRows())
+	return slices.Concat(coreRows(), appsRows(), networkRows(), storageRows(), clusterRows(), resourceRows(), trustRows(), accessRows(), admissionRows())
 }
 
 // Rules for names other than the usual DNS-1123 subdomain.

@@ -13,7 +13,6 @@ import (
 	policy "k8s.io/api/policy/v1"
 	scheduling "k8s.io/api/scheduling/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
-	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"orch/server/validate/podspec"
@@ -220,7 +219,7 @@ func CertificateSigningRequest(o *certificates.CertificateSigningRequest) Errors
 			e.Duplicate(usages.Index(i), u)
 		}
 	}
-	signer(&e, s.SignerName, specPath.Child("signerName"))
+	e.Signer(specPath.Child("signerName"), s.SignerName)
 	if d := s.ExpirationSeconds; d != nil && *d < shortestCertificate {
 		e.Invalid(specPath.Child("expirationSeconds"), *d, "may not specify a duration less than 600 seconds (10 minutes)")
 	}
@@ -252,30 +251,6 @@ func sortedUsages() []string {
 		m[string(u)] = true
 	}
 	return sortedKeys(m)
-}
-
-// signer wants example.com/name, with dots before the slash.
-func signer(e *rule.Errors, name string, p *field.Path) {
-	const longest = 571 // a domain of 253, a slash, a path of 317
-	if name == "" {
-		e.Required(p, "")
-		return
-	}
-	domain, rest, ok := strings.Cut(name, "/")
-	if !ok || strings.Contains(rest, "/") {
-		e.Invalid(p, name, "must be a fully qualified domain and path of the form 'example.com/signer-name'")
-		return
-	}
-	e.Each(p, domain, validation.IsDNS1123Subdomain(domain))
-	if !strings.Contains(domain, ".") {
-		e.Invalid(p, domain, "should be a domain with at least two segments separated by dots")
-	}
-	if len(name) > longest {
-		e.Add(field.TooLong(p, "", longest))
-	}
-	for _, part := range strings.Split(rest, ".") {
-		e.Each(p, part, validation.IsDNS1123Subdomain(part))
-	}
 }
 
 func decisions(e *rule.Errors, list []certificates.CertificateSigningRequestCondition) {

@@ -6,7 +6,10 @@ import (
 
 	core "k8s.io/api/core/v1"
 	storage "k8s.io/api/storage/v1"
+	migration "k8s.io/api/storagemigration/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metavalidation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
@@ -251,5 +254,50 @@ func CSIStorageCapacityUpdate(o, old *storage.CSIStorageCapacity) Errors {
 	e.Join(CSIStorageCapacity(o))
 	e.Unchanged(field.NewPath("nodeTopology"), o.NodeTopology, old.NodeTopology)
 	e.Unchanged(field.NewPath("storageClassName"), o.StorageClassName, old.StorageClassName)
+	return e.List()
+}
+
+// StorageVersionMigration wants to know what is migrated.
+func StorageVersionMigration(o *migration.StorageVersionMigration) Errors {
+	var e rule.Errors
+	at := specPath.Child("resource", "resource")
+	if r := o.Spec.Resource.Resource; r == "" {
+		e.Required(at, "resource is required")
+	} else {
+		e.Each(at, r, validation.IsDNS1123Label(r))
+	}
+	if g := o.Spec.Resource.Group; g != "" {
+		e.DNSSubdomain(specPath.Child("resource", "group"), g)
+	}
+	return e.List()
+}
+
+// StorageVersionMigrationUpdate keeps the spec.
+func StorageVersionMigrationUpdate(o, old *migration.StorageVersionMigration) Errors {
+	var e rule.Errors
+	e.Unchanged(specPath, o.Spec, old.Spec)
+	return e.List()
+}
+
+// StorageVersionMigrationStatus keeps the revision from which objects are
+// migrated, and an end once it is reached.
+func StorageVersionMigrationStatus(o, old *migration.StorageVersionMigration) Errors {
+	var e rule.Errors
+	at := statusPath.Child("conditions")
+	e.Join(metavalidation.ValidateConditions(o.Status.Conditions, at))
+	if v := old.Status.ResourceVersion; v != "" && o.Status.ResourceVersion != v {
+		e.Invalid(statusPath.Child("resourceVersion"), o.Status.ResourceVersion, "resourceVersion cannot be updated")
+	}
+	is := func(o *migration.StorageVersionMigration, kind migration.MigrationConditionType) bool {
+		return meta.IsStatusConditionTrue(o.Status.Conditions, string(kind))
+	}
+	if is(o, migration.MigrationSucceeded) && is(o, migration.MigrationFailed) {
+		e.Invalid(at, o.Status.Conditions, "Both success and failed conditions cannot be true at the same time")
+	}
+	for _, kind := range []migration.MigrationConditionType{migration.MigrationSucceeded, migration.MigrationFailed} {
+		if is(old, kind) && !is(o, kind) {
+			e.Invalid(at, o.Status.Conditions, fmt.Sprintf("%s condition cannot be set to false once it is true", kind))
+		}
+	}
 	return e.List()
 }

@@ -115,8 +115,7 @@ func (c *spec) ephemeral(v *core.Volume, p *field.Path) {
 		return
 	}
 	at := p.Child("volumeClaimTemplate")
-	c.Labels(at.Child("metadata", "labels"), t.Labels)
-	c.Join(apimachinery.ValidateAnnotations(t.Annotations, at.Child("metadata", "annotations")))
+	c.TemplateMeta(at.Child("metadata"), &t.ObjectMeta)
 	c.Join(ClaimSpec(&t.Spec, at.Child("spec")))
 	if c.pod != nil && c.pod.Name != "" && v.Name != "" {
 		claim := c.pod.Name + "-" + v.Name

@@ -5,7 +5,9 @@
 package rule
 
 import (
+	"reflect"
 	"slices"
+	"strings"
 
 	apimachinery "k8s.io/apimachinery/pkg/api/validation"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -146,4 +148,60 @@ func (u Unique) Again(word string) bool {
 	seen := u[word]
 	u[word] = true
 	return seen
+}
+
+// TemplateMeta checks the metadata of an object that is made from a template: it
+// has labels and annotations, and nothing else.
+func (e *Errors) TemplateMeta(p *field.Path, meta *metav1.ObjectMeta) {
+	e.Join(apimachinery.ValidateAnnotations(meta.Annotations, p.Child("annotations")))
+	e.Labels(p.Child("labels"), meta.Labels)
+	v := reflect.ValueOf(*meta)
+	for i := range v.NumField() {
+		name, _, _ := strings.Cut(v.Type().Field(i).Tag.Get("json"), ",")
+		if name != "labels" && name != "annotations" && !v.Field(i).IsZero() {
+			e.Forbidden(p.Child(name), "cannot be set")
+		}
+	}
+}
+
+// LabelValue checks the value of a label.
+func (e *Errors) LabelValue(p *field.Path, v string) { e.Each(p, v, validation.IsValidLabelValue(v)) }
+
+// AtMost wants no more than most entries; it tells whether that is so.
+func (e *Errors) AtMost(p *field.Path, n, most int) bool {
+	if n > most {
+		e.Add(field.TooMany(p, n, most))
+	}
+	return n <= most
+}
+
+// Shorter wants a text of at most that many bytes.
+func (e *Errors) Shorter(p *field.Path, text string, most int) {
+	if len(text) > most {
+		e.Add(field.TooLong(p, "", most))
+	}
+}
+
+// Signer wants the name of a signer, example.com/name, with a dot before the slash.
+func (e *Errors) Signer(p *field.Path, name string) {
+	const longest = 571 // a domain of 253, a slash, a path of 317
+	if name == "" {
+		e.Required(p, "")
+		return
+	}
+	domain, rest, ok := strings.Cut(name, "/")
+	if !ok || strings.Contains(rest, "/") {
+		e.Invalid(p, name, "must be a fully qualified domain and path of the form 'example.com/signer-name'")
+		return
+	}
+	e.Each(p, domain, validation.IsDNS1123Subdomain(domain))
+	if !strings.Contains(domain, ".") {
+		e.Invalid(p, domain, "should be a domain with at least two segments separated by dots")
+	}
+	if len(name) > longest {
+		e.Add(field.TooLong(p, "", longest))
+	}
+	for part := range strings.SplitSeq(rest, ".") {
+		e.Each(p, part, validation.IsDNS1123Subdomain(part))
+	}
 }

@@ -1,0 +1,18 @@
+package api
+
+import resource "k8s.io/api/resource/v1"
+
+var resourceV1 = resource.SchemeGroupVersion
+
+// Kinds of resource.k8s.io/v1: devices, and who asks for them.
+var (
+	DeviceClasses          = kind[resource.DeviceClass, resource.DeviceClassList](resourceV1, "DeviceClass", Facts{Plural: "deviceclasses", Cluster: true})
+	DeviceTaintRules       = kind[resource.DeviceTaintRule, resource.DeviceTaintRuleList](resourceV1, "DeviceTaintRule", Facts{Plural: "devicetaintrules", Cluster: true, Status: true})
+	ResourceClaims         = kind[resource.ResourceClaim, resource.ResourceClaimList](resourceV1, "ResourceClaim", Facts{Plural: "resourceclaims", Status: true})
+	ResourceClaimTemplates = kind[resource.ResourceClaimTemplate, resource.ResourceClaimTemplateList](resourceV1, "ResourceClaimTemplate", Facts{Plural: "resourceclaimtemplates"})
+	ResourceSlices         = kind[resource.ResourceSlice, resource.ResourceSliceList](resourceV1, "ResourceSlice", Facts{Plural: "resourceslices", Cluster: true})
+)
+
+var resourceKinds = []*Facts{
+	DeviceClasses.Facts, DeviceTaintRules.Facts, ResourceClaims.Facts, ResourceClaimTemplates.Facts, ResourceSlices.Facts,
+}
