@@ -170,15 +170,21 @@ func TestKilledAndOpenedAgain(t *testing.T) {
 	if ended["counter"] != 143 || ended["two-in-pod"] != 143 {
 		t.Errorf("exit codes: %v", ended)
 	}
-	all, _ := e.List(ctx)
+	removeAll(t, e, c.State)
+}
+
+// removeAll leaves no container, and waits until their shims have ended.
+func removeAll(t *testing.T, e *Engine, state string) {
+	t.Helper()
+	all, _ := e.List(t.Context())
 	for _, v := range all {
-		if err := e.Remove(ctx, v.ID); err != nil {
+		if err := e.Remove(t.Context(), v.ID); err != nil {
 			t.Error(err)
 		}
 	}
 	until(t, "all shims have ended", func() bool {
-		left, _ := os.ReadDir(filepath.Join(c.State, "tasks", "pods"))
-		sockets, _ := os.ReadDir(filepath.Join(c.State, "s"))
+		left, _ := os.ReadDir(filepath.Join(state, "tasks", "pods"))
+		sockets, _ := os.ReadDir(filepath.Join(state, "s"))
 		return len(left) == 0 && len(sockets) == 0
 	})
 }
