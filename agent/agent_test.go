@@ -2,9 +2,11 @@ package agent_test
 
 import (
 	"context"
+	"fmt"
 	"io/fs"
 	"log/slog"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -72,7 +74,7 @@ func TestWhole(t *testing.T) {
 	}
 	dir := t.TempDir()
 	began := time.Now()
-	a, err := agent.New(agent.Config{NodeName: "n1", NodeIP: "192.0.2.1", DataDir: dir, CgroupRoot: "orch-test-agent"},
+	a, err := agent.New(agent.Config{NodeName: "n1", NodeIP: "192.0.2.1", DataDir: dir, CgroupRoot: cgroupRoot()},
 		agent.Deps{Client: c, Engine: fakeengine.New(fakeengine.Options{}), Network: nothing{}, Namespaces: nothing{}, Volumes: nothing{}})
 	if err != nil {
 		t.Fatal(err)
@@ -136,7 +138,7 @@ func clean(t *testing.T, dir string) {
 			t.Error(err)
 		}
 	}
-	groups, err := filepath.Glob("/sys/fs/cgroup/*/orch-test-agent")
+	groups, err := filepath.Glob("/sys/fs/cgroup/*/" + cgroupRoot())
 	if err != nil {
 		t.Error(err)
 	}
@@ -196,3 +198,6 @@ func TestConfig(t *testing.T) {
 		})
 	}
 }
+
+// cgroupRoot keeps runs of this test apart that happen at the same time.
+func cgroupRoot() string { return fmt.Sprintf("orch-test-agent-%d", os.Getpid()) }

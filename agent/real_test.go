@@ -30,6 +30,7 @@ import (
 	"orch/datastore/memory"
 	"orch/network/netns"
 	"orch/runtime/containerd"
+	"orch/runtime/engine"
 	"orch/runtime/image"
 	"orch/server/registry"
 )
@@ -79,6 +80,7 @@ type realNode struct {
 	state  string
 	host   *pinned
 	stop   func()
+	sweep  func()
 	pods   *pods.Pods
 }
 
@@ -126,7 +128,12 @@ func newRealNode(t *testing.T) *realNode {
 		t.Fatal(err)
 	}
 	n.start()
-	t.Cleanup(func() { n.stop() })
+	t.Cleanup(func() {
+		if t.Failed() {
+			n.sweep()
+		}
+		n.stop()
+	})
 	return n
 }
 
@@ -148,7 +155,7 @@ func (n *realNode) start() {
 			n.t.Fatal(err)
 		}
 	}
-	a, err := agent.New(agent.Config{NodeName: "n1", NodeIP: "192.0.2.1", DataDir: n.root, CgroupRoot: "orch-test-agent", ClusterDNS: []string{"10.43.0.10"}},
+	a, err := agent.New(agent.Config{NodeName: "n1", NodeIP: "192.0.2.1", DataDir: n.root, CgroupRoot: cgroupRoot(), ClusterDNS: []string{"10.43.0.10"}},
 		agent.Deps{Client: n.client, Engine: e, Network: n.host, Namespaces: n.host, Volumes: nothing{}})
 	if err != nil {
 		n.t.Fatal(err)
@@ -165,6 +172,18 @@ func (n *realNode) start() {
 				n.t.Error(err)
 			}
 		})
+	}
+	n.sweep = func() { // a failed test leaves nothing that runs
+		list, err := e.List(context.Background())
+		if err != nil {
+			n.t.Error(err)
+		}
+		for _, c := range list {
+			_ = e.Signal(context.Background(), c.ID, int(unix.SIGKILL), true)
+		}
+		for end := time.Now().Add(5 * time.Second); len(list) > 0 && time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
+			list = slices.DeleteFunc(list, func(c engine.Container) bool { return e.Remove(context.Background(), c.ID) == nil })
+		}
 	}
 	select {
 	case <-a.Ready():
@@ -239,15 +258,17 @@ func (n *realNode) remove(name string) {
 			close(gone)
 		}
 	}); err != nil {
-		n.t.Fatal(err)
+		n.t.Error(err)
+		return
 	}
 	if err := client.Delete(ctx, n.client, api.Pods, "default", name, metav1.DeleteOptions{}); err != nil {
-		n.t.Fatal(err)
+		n.t.Error(err)
+		return
 	}
 	select {
 	case <-gone:
 	case <-time.After(20 * time.Second):
-		n.t.Fatalf("pod %s does not go", name)
+		n.t.Errorf("pod %s does not go", name)
 	}
 }
 
@@ -404,6 +425,7 @@ spec: {containers: [{name: a, image: "busybox:1.36", command: [%s]}]}`, i, trapp
 		n.await(fmt.Sprintf("many-%d", i), isReady)
 	}
 	t.Logf("30 at once: %v", time.Since(began))
+	time.Sleep(100 * time.Millisecond) // the shells set their traps
 	began = time.Now()
 	var wg sync.WaitGroup
 	for i := range 30 {
