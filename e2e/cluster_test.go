@@ -174,7 +174,10 @@ func equal(t testing.TB, what, got, want string) {
 func (c cluster) Pod(name, image, container string, spec ...string) {
 	c.Helper()
 	labels, _ := json.Marshal(map[string]string{"app": name})
-	text := fmt.Sprintf("apiVersion: v1\nkind: Pod\nmetadata: {name: %s, labels: %s}\nspec:\n  terminationGracePeriodSeconds: 2\n", name, labels)
+	if !strings.Contains(strings.Join(spec, ""), "terminationGracePeriodSeconds") {
+		spec = append(spec, "terminationGracePeriodSeconds: 2")
+	}
+	text := fmt.Sprintf("apiVersion: v1\nkind: Pod\nmetadata: {name: %s, labels: %s}\nspec:\n", name, labels)
 	for _, s := range spec {
 		text += "  " + s + "\n"
 	}
