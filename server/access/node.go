@@ -9,6 +9,7 @@ import (
 	"k8s.io/apimachinery/pkg/fields"
 
 	"orch/api"
+	"orch/api/client"
 	"orch/server/registry"
 )
 
@@ -50,6 +51,8 @@ var nodeRows = map[string]func(x *nodeIndex, node string, at *Attributes) (bool,
 	"coordination.k8s.io/leases":       (*nodeIndex).lease,
 	"storage.k8s.io/csinodes":          (*nodeIndex).csiNode,
 	"storage.k8s.io/volumeattachments": (*nodeIndex).attachment,
+	"resource.k8s.io/resourceclaims":   (*nodeIndex).deviceClaim,
+	"resource.k8s.io/resourceslices":   (*nodeIndex).deviceSlice,
 }
 
 func unrelated(node string) (bool, string) {
@@ -160,6 +163,41 @@ func (x *nodeIndex) node(node string, at *Attributes) (bool, string) {
 		}
 	}
 	return false, fmt.Sprintf("node '%s' cannot %s nodes/%s", node, at.Verb, at.Subresource)
+}
+
+func (x *nodeIndex) deviceClaim(node string, at *Attributes) (bool, string) {
+	if ok, why := getOne(at); !ok {
+		return false, why
+	}
+	if x.uses(node, ref{"devices", at.Namespace, at.Name}) {
+		return true, ""
+	}
+	return unrelated(node)
+}
+
+// deviceSlice: a node manages the slices that list its own devices.
+func (x *nodeIndex) deviceSlice(node string, at *Attributes) (bool, string) {
+	if at.Subresource != "" {
+		return false, "cannot authorize ResourceSlice subresources"
+	}
+	switch at.Verb {
+	case "create":
+		return true, "" // admission checks whose
+	case "get", "update", "patch", "delete":
+		if s := client.Cached(x.cache, api.ResourceSlices, "", at.Name); s != nil && s.Spec.NodeName != nil && *s.Spec.NodeName == node {
+			return true, ""
+		}
+		return unrelated(node)
+	case "list", "watch", "deletecollection":
+		s, err := fields.ParseSelector(at.FieldSelector)
+		if err == nil {
+			if want, ok := s.RequiresExactMatch("spec.nodeName"); ok && want == node {
+				return true, ""
+			}
+		}
+		return false, "can only list/watch/deletecollection resourceslices with nodeName field selector"
+	}
+	return false, "only the following verbs are allowed for a ResourceSlice: get, watch, list, create, update, patch, delete, deletecollection"
 }
 
 func (x *nodeIndex) pods(node string, at *Attributes) (bool, string) {

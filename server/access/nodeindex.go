@@ -204,6 +204,16 @@ func podRefs(p *core.Pod, each func(ref)) {
 	for i := range p.Spec.Volumes {
 		volumeRefs(p, &p.Spec.Volumes[i], in)
 	}
+	for _, c := range p.Spec.ResourceClaims {
+		if c.ResourceClaimName != nil {
+			in("devices", *c.ResourceClaimName)
+		}
+	}
+	for _, c := range p.Status.ResourceClaimStatuses {
+		if c.ResourceClaimName != nil { // made from a template
+			in("devices", *c.ResourceClaimName)
+		}
+	}
 }
 
 func volumeRefs(p *core.Pod, v *core.Volume, in func(kind, name string)) {

@@ -107,8 +107,9 @@ func (l *List) steps() []step {
 		rbac     = []*api.Facts{api.Roles.Facts, api.ClusterRoles.Facts, api.RoleBindings.Facts, api.ClusterRoleBindings.Facts}
 		byNodes  = []*api.Facts{
 			api.Pods.Facts, api.Nodes.Facts, api.ServiceAccounts.Facts, api.Leases.Facts, api.CSINodes.Facts,
-			api.PersistentVolumeClaims.Facts, api.CertificateSigningRequests.Facts,
+			api.PersistentVolumeClaims.Facts, api.CertificateSigningRequests.Facts, api.ResourceSlices.Facts, api.PodCertificateRequests.Facts,
 		}
+		devices = []*api.Facts{api.ResourceClaims.Facts, api.ResourceClaimTemplates.Facts, api.ResourceSlices.Facts, api.DeviceTaintRules.Facts}
 	)
 	return []step{
 		{name: "NamespaceLifecycle", admit: l.namespaceLifecycle},
@@ -127,6 +128,8 @@ func (l *List) steps() []step {
 		{name: "CertificateApproval", kinds: requests, validate: l.certificateApproval},
 		{name: "CertificateSigning", kinds: requests, validate: l.certificateSigning},
 		{name: "CertificateSubjectRestriction", kinds: requests, validate: l.certificateSubject},
+		{name: "ClusterTrustBundleAttest", kinds: []*api.Facts{api.ClusterTrustBundles.Facts}, validate: l.attest},
+		{name: "DeviceAdminAccess", kinds: devices, admit: l.deviceTaints, validate: l.deviceAccess},
 		{name: "DefaultIngressClass", kinds: []*api.Facts{api.Ingresses.Facts}, admit: l.defaultIngressClass},
 		// Mutating policies and webhooks come here, after everything of ours that
 		// completes an object; validating ones before the two that take something.

@@ -43,6 +43,10 @@ func (l *List) nodeRestriction(_ context.Context, a *registry.Attributes) error 
 		return restrictClaim(node, a)
 	case api.CertificateSigningRequests.Facts:
 		return restrictRequest(node, a)
+	case api.ResourceSlices.Facts:
+		return restrictSlice(node, a)
+	case api.PodCertificateRequests.Facts:
+		return l.restrictPodRequest(node, a)
 	}
 	return nil
 }

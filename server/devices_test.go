@@ -1,0 +1,82 @@
+package server
+
+import (
+	"net/url"
+	"strings"
+	"testing"
+
+	"orch/api"
+	"orch/api/client"
+)
+
+const (
+	deviceSlices = "/apis/resource.k8s.io/v1/resourceslices"
+	claims = "/apis/resource.k8s.io/v1/namespaces/a/resourceclaims"
+)
+
+func slice(name, node string) string {
+	return `{"metadata":{"name":"` + name + `"},"spec":{"driver":"d.io","nodeName":"` + node + `","pool":{"name":"p","resourceSliceCount":1},` +
+		`"devices":[{"name":"x","taints":[{"key":"a.io/b","effect":"NoSchedule"}]}]}}`
+}
+
+// A node manages its own devices, and reads the claims of its pods.
+func TestDevicesOfNodes(t *testing.T) {
+	s, admin := admitted(t)
+	node := user(t, s, api.UserNodePrefix+"n1", api.GroupNodes)
+	setUp(t, node, [2]string{deviceSlices, slice("mine", "n1")})
+	setUp(t, admin,
+		[2]string{deviceSlices, slice("other", "n2")},
+		[2]string{claims, `{"metadata":{"name":"used"},"spec":{"devices":{"requests":[{"name":"r","exactly":{"deviceClassName":"c"}}]}}}`},
+		[2]string{claims, `{"metadata":{"name":"idle"},"spec":{"devices":{"requests":[{"name":"r","exactly":{"deviceClassName":"c"}}]}}}`},
+		[2]string{pods, pod(`,"nodeName":"n1","resourceClaims":[{"name":"r","resourceClaimName":"used"}]`)},
+	)
+	for _, tc := range []struct {
+		name, method, path, body string
+		code                     int
+		says                     string
+	}{
+		{"slice of another node", "POST", deviceSlices, slice("x", "n2"), 403, "can only create ResourceSlice with the same NodeName as the requesting node"},
+		{"own slice", "GET", deviceSlices + "/mine", "", 200, ""},
+		{"reading one", "GET", deviceSlices + "/other", "", 403, "no relationship found between node 'n1' and this object"},
+		{"all slices", "GET", deviceSlices, "", 403, "can only list/watch/deletecollection resourceslices with nodeName field selector"},
+		{"own slices", "GET", deviceSlices + "?fieldSelector=" + url.QueryEscape("spec.nodeName=n1"), "", 200, ""},
+		{"claim of its pod", "GET", claims + "/used", "", 200, ""},
+		{"claim of nobody", "GET", claims + "/idle", "", 403, "no relationship found between node 'n1' and this object"},
+		{"deleting its slice", "DELETE", deviceSlices + "/mine", "", 200, ""},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			if code, m := node.message(tc.method, tc.path, tc.body); code != tc.code || !strings.Contains(m, tc.says) {
+				t.Errorf("got %d %s\nwant %d %s", code, m, tc.code, tc.says)
+			}
+		})
+	}
+}
+
+func TestDeviceAdmission(t *testing.T) {
+	s, admin := admitted(t)
+	setUp(t, admin, [2]string{deviceSlices, slice("s", "n2")},
+		[2]string{"/api/v1/namespaces", `{"metadata":{"name":"root","labels":{"resource.kubernetes.io/admin-access":"true"}}}`})
+	seeing := `{"metadata":{"name":"c"},"spec":{"devices":{"requests":[{"name":"r","exactly":{"deviceClassName":"c","adminAccess":true}}]}}}`
+	if code, m := admin.message("POST", claims, seeing); code != 422 || !strings.Contains(m, "spec.devices.requests[0].exactly.adminAccess: Forbidden: admin access to devices requires the `resource.kubernetes.io/admin-access: true` label on the containing namespace") {
+		t.Errorf("admin access anywhere: %d %s", code, m)
+	}
+	if code, m := admin.message("POST", strings.Replace(claims, "/a/", "/root/", 1), seeing); code != 201 {
+		t.Errorf("admin access where it is allowed: %d %s", code, m)
+	}
+	if o, err := client.Get(t.Context(), s.Client("test", api.GroupMasters), api.ResourceSlices, "", "s"); err != nil || o.Spec.Devices[0].Taints[0].TimeAdded == nil {
+		t.Errorf("a taint has no time: %v %v", o, err)
+	}
+	signer := user(t, s, "signer")
+	setUp(t, admin,
+		[2]string{"/apis/rbac.authorization.k8s.io/v1/clusterroles", `{"metadata":{"name":"bundles"},"rules":[{"apiGroups":["certificates.k8s.io"],"resources":["clustertrustbundles"],"verbs":["create"]}]}`},
+		[2]string{"/apis/rbac.authorization.k8s.io/v1/clusterrolebindings", `{"metadata":{"name":"bundles"},"roleRef":{"apiGroup":"rbac.authorization.k8s.io","kind":"ClusterRole","name":"bundles"},"subjects":[{"kind":"User","name":"signer","apiGroup":"rbac.authorization.k8s.io"}]}`},
+	)
+	ca := strings.ReplaceAll(strings.TrimSpace(string(s.PKI().ServerCA())), "\n", `\n`)
+	bundle := `{"metadata":{"name":"x.io:y:v1"},"spec":{"signerName":"x.io/y","trustBundle":"` + ca + `"}}`
+	if code, m := signer.message("POST", "/apis/certificates.k8s.io/v1/clustertrustbundles", bundle); code != 403 || !strings.Contains(m, `user not permitted to attest for signerName "x.io/y"`) {
+		t.Errorf("speaking for a signer: %d %s", code, m)
+	}
+	if code, m := admin.message("POST", "/apis/certificates.k8s.io/v1/clustertrustbundles", bundle); code != 201 {
+		t.Errorf("administrator speaking for a signer: %d %s", code, m)
+	}
+}
