@@ -2,10 +2,9 @@
 // patch, merge patch, strategic merge patch, server-side apply, and the
 // managedFields that every other write keeps as well.
 //
-// Ordinary writes never load upstream's schemas (25 MB, 0.1 s): they compare
-// objects by plans made of the Go types and a small table of what the types do not
-// tell (schema.txt: which lists are maps or sets, what is atomic). The first
-// server-side apply loads the full converter.
+// It never loads upstream's schemas (25 MB, 0.1 s): plans (plan.go) and the types for
+// server-side apply (types.go) are made of the Go types and a small table of what
+// these do not tell (schema.txt: which lists are maps or sets, what is atomic).
 //
 // It is pure but for that cache: it knows no store and no requests. Start reading
 // at Applier, then managed.go and compare.go, then ssa.go.
@@ -51,13 +50,13 @@ type Applier struct {
 	planMu sync.RWMutex
 	plans  map[*api.Facts]*kindPlan
 
-	mu         sync.Mutex
-	converters map[string]managedfields.TypeConverter // empty until the first apply
-	managers   map[Manager]*managedfields.FieldManager
+	mu       sync.Mutex
+	managers map[Manager]*managedfields.FieldManager
+	taught   map[*api.Facts]func() (managedfields.TypeConverter, error)
 }
 
 // New returns an Applier whose managedFields carry the times of now.
 func New(now func() time.Time) *Applier {
-	return &Applier{now: now, plans: map[*api.Facts]*kindPlan{}, managers: map[Manager]*managedfields.FieldManager{}, converters: map[string]managedfields.TypeConverter{},
+	return &Applier{now: now, plans: map[*api.Facts]*kindPlan{}, managers: map[Manager]*managedfields.FieldManager{}, taught: map[*api.Facts]func() (managedfields.TypeConverter, error){},
 		sets: setCache{sets: map[string]*fieldpath.Set{}}}
 }

@@ -3,14 +3,11 @@ package apply
 import (
 	"fmt"
 
-	apiextensions "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
-	extensions "k8s.io/apiextensions-apiserver/pkg/client/applyconfiguration"
 	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/managedfields"
-	"k8s.io/client-go/applyconfigurations"
 	"sigs.k8s.io/structured-merge-diff/v6/fieldpath"
 
 	"orch/api"
@@ -46,8 +43,7 @@ func asKind(f *api.Facts, o runtime.Object) (api.Object, error) {
 	return out, nil
 }
 
-// managerFor loads what apply needs; the converter of all built-in types only once
-// somebody applies one of them.
+// managerFor makes what applying to a kind needs, once somebody does.
 func (a *Applier) managerFor(by Manager) (*managedfields.FieldManager, error) {
 	key := Manager{Kind: by.Kind, Subresource: by.Subresource}
 	a.mu.Lock()
@@ -59,16 +55,26 @@ func (a *Applier) managerFor(by Manager) (*managedfields.FieldManager, error) {
 	env := environment{by.Kind}
 	var reset map[fieldpath.APIVersion]fieldpath.Filter
 	if s := by.skip(); s != "" {
+		set := fieldpath.NewSet(fieldpath.MakePathOrDie(s))
+		if by.Kind.Dynamic && by.Subresource == "status" {
+			set.Insert(fieldpath.MakePathOrDie("metadata"))
+		}
 		reset = map[fieldpath.APIVersion]fieldpath.Filter{
-			fieldpath.APIVersion(gvk.GroupVersion().String()): fieldpath.NewExcludeSetFilter(fieldpath.NewSet(fieldpath.MakePathOrDie(s))),
+			fieldpath.APIVersion(gvk.GroupVersion().String()): fieldpath.NewExcludeSetFilter(set),
 		}
 	}
 	var m *managedfields.FieldManager
 	var err error
 	if by.Kind.Dynamic {
-		m, err = managedfields.NewDefaultCRDFieldManager(managedfields.NewDeducedTypeConverter(), env, env, env, gvk, gvk.GroupVersion(), by.Subresource, reset)
+		types := managedfields.NewDeducedTypeConverter()
+		if load := a.taught[by.Kind]; load != nil {
+			if types, err = load(); err != nil {
+				return nil, fmt.Errorf("preparing server-side apply of %s: %w", by.Kind.Kind, err)
+			}
+		}
+		m, err = managedfields.NewDefaultCRDFieldManager(types, env, env, env, gvk, gvk.GroupVersion(), by.Subresource, reset)
 	} else {
-		m, err = managedfields.NewDefaultFieldManager(a.converterLocked(by.Kind.Group), env, env, env, gvk, gvk.GroupVersion(), by.Subresource, reset)
+		m, err = managedfields.NewDefaultFieldManager(typesOf(by.Kind), env, env, env, gvk, gvk.GroupVersion(), by.Subresource, reset)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("preparing server-side apply of %s: %w", by.Kind.Kind, err)
@@ -77,17 +83,24 @@ func (a *Applier) managerFor(by Manager) (*managedfields.FieldManager, error) {
 	return m, nil
 }
 
-// converterLocked knows the schemas of a group's types. There are two sets of them:
-// client-go's and that of custom resource definitions.
-func (a *Applier) converterLocked(group string) managedfields.TypeConverter {
-	load, set := applyconfigurations.NewTypeConverter, "client-go"
-	if group == apiextensions.GroupName {
-		load, set = extensions.NewTypeConverter, group
+// Teach gives a kind made at run time its types; without them they are deduced from
+// the objects. load runs when they are first needed.
+func (a *Applier) Teach(f *api.Facts, load func() (managedfields.TypeConverter, error)) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.taught[f] = load
+}
+
+// Forget drops what is kept for a kind that is gone.
+func (a *Applier) Forget(f *api.Facts) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	delete(a.taught, f)
+	for m := range a.managers {
+		if m.Kind == f {
+			delete(a.managers, m)
+		}
 	}
-	if a.converters[set] == nil {
-		a.converters[set] = load(api.Scheme())
-	}
-	return a.converters[set]
 }
 
 // updateDynamic keeps the managedFields of a custom resource with upstream's own code.
@@ -100,7 +113,11 @@ func (a *Applier) updateDynamic(live, obj api.Object, by Manager) {
 	was := live.DeepCopyObject().(api.Object)
 	was.GetObjectKind().SetGroupVersionKind(by.Kind.GVK())
 	obj.GetObjectKind().SetGroupVersionKind(by.Kind.GVK())
-	out := m.UpdateNoErrors(was, obj, by.name())
+	out, err := m.Update(was, obj, by.name())
+	if err != nil { // the object does not fit its schema: validation says so
+		obj.SetManagedFields(live.GetManagedFields())
+		return
+	}
 	if o, err := meta.Accessor(out); err == nil {
 		obj.SetManagedFields(o.GetManagedFields())
 	}
@@ -119,6 +136,9 @@ func (e environment) New(schema.GroupVersionKind) (runtime.Object, error) {
 func (environment) Default(runtime.Object) {}
 
 func (e environment) ConvertToVersion(in runtime.Object, gv runtime.GroupVersioner) (runtime.Object, error) {
+	if e.kind.Dynamic {
+		return e.convertDynamic(in, gv)
+	}
 	gvk, ok := gv.KindForGroupVersionKinds([]schema.GroupVersionKind{e.kind.GVK()})
 	if !ok || gvk != e.kind.GVK() {
 		return nil, runtime.NewNotRegisteredGVKErrForTarget("orch", e.kind.GVK(), gv)
@@ -127,6 +147,25 @@ func (e environment) ConvertToVersion(in runtime.Object, gv runtime.GroupVersion
 		in.GetObjectKind().SetGroupVersionKind(e.kind.GVK())
 	}
 	return in, nil
+}
+
+// convertDynamic shows a custom resource as another version of its kind: what merging
+// needs of conversion is which fields there are, and these are the same.
+func (e environment) convertDynamic(in runtime.Object, gv runtime.GroupVersioner) (runtime.Object, error) {
+	gvk := in.GetObjectKind().GroupVersionKind()
+	if gvk.Empty() {
+		gvk = e.kind.GVK()
+	}
+	to, ok := gv.KindForGroupVersionKinds([]schema.GroupVersionKind{gvk})
+	if !ok || to.Group != e.kind.Group || to.Kind != e.kind.Kind {
+		return nil, runtime.NewNotRegisteredGVKErrForTarget("orch", gvk, gv)
+	}
+	if to == in.GetObjectKind().GroupVersionKind() {
+		return in, nil
+	}
+	out := in.DeepCopyObject()
+	out.GetObjectKind().SetGroupVersionKind(to)
+	return out, nil
 }
 
 func (e environment) Convert(in, out, context any) error {
