@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+	_ "time/tzdata" // time zones of CronJobs, on hosts that have none installed
 
 	"orch/cli"
 )

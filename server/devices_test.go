@@ -11,7 +11,7 @@ import (
 
 const (
 	deviceSlices = "/apis/resource.k8s.io/v1/resourceslices"
-	claims = "/apis/resource.k8s.io/v1/namespaces/a/resourceclaims"
+	claims       = "/apis/resource.k8s.io/v1/namespaces/a/resourceclaims"
 )
 
 func slice(name, node string) string {
