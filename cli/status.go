@@ -9,10 +9,8 @@ import (
 
 	"github.com/spf13/cobra"
 	core "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/duration"
-	"k8s.io/client-go/kubernetes"
-	"k8s.io/client-go/tools/clientcmd"
+	"k8s.io/apimachinery/pkg/version"
 )
 
 // statusTimeout bounds how long `orch status` waits for the server.
@@ -31,28 +29,24 @@ func statusCommand() *cobra.Command {
 
 // status prints the server, the nodes, and the pods that are not as they should be.
 func status(ctx context.Context, kubeconfig string, out io.Writer) error {
-	config, err := clientcmd.BuildConfigFromFlags("", kubeconfig)
+	server, err := accessFrom(kubeconfig)
 	if err != nil {
 		return fmt.Errorf("reading %s: %w: is orch server running on this host?", kubeconfig, err)
 	}
-	c, err := kubernetes.NewForConfig(config)
-	if err != nil {
-		return fmt.Errorf("reading %s: %w", kubeconfig, err)
+	var v version.Info
+	var nodes core.NodeList
+	var pods core.PodList
+	if err := server.get(ctx, "/version", &v); err != nil {
+		return fmt.Errorf("the server at %s does not answer: %w", server.url, err)
 	}
-	version, err := c.Discovery().ServerVersion()
-	if err != nil {
-		return fmt.Errorf("the server at %s does not answer: %w", config.Host, err)
-	}
-	nodes, err := c.CoreV1().Nodes().List(ctx, metav1.ListOptions{})
-	if err != nil {
+	if err := server.get(ctx, "/api/v1/nodes", &nodes); err != nil {
 		return fmt.Errorf("listing nodes: %w", err)
 	}
-	pods, err := c.CoreV1().Pods("").List(ctx, metav1.ListOptions{})
-	if err != nil {
+	if err := server.get(ctx, "/api/v1/pods", &pods); err != nil {
 		return fmt.Errorf("listing pods: %w", err)
 	}
 	w := tabwriter.NewWriter(out, 0, 8, 2, ' ', 0)
-	fmt.Fprintf(w, "server\t%s\t%s\n", config.Host, version.GitVersion)
+	fmt.Fprintf(w, "server\t%s\t%s\n", server.url, v.GitVersion)
 	for i := range nodes.Items {
 		n := &nodes.Items[i]
 		fmt.Fprintf(w, "node\t%s\t%s\t%d pods\t%s\n", n.Name, readiness(n), podsOn(pods.Items, n.Name), duration.HumanDuration(time.Since(n.CreationTimestamp.Time)))

@@ -1,0 +1,141 @@
+package cli
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"sigs.k8s.io/yaml"
+)
+
+// kubeconfigFile is what `orch status` understands of a kubeconfig: addresses, certificates
+// and tokens. For other ways to log in there is `orch kubectl`.
+type kubeconfigFile struct {
+	CurrentContext string `json:"current-context"`
+	Contexts       []struct {
+		Name    string
+		Context struct{ Cluster, User string }
+	}
+	Clusters []struct {
+		Name    string
+		Cluster struct {
+			Server string
+			CA     string `json:"certificate-authority"`
+			CAData []byte `json:"certificate-authority-data"`
+		}
+	}
+	Users []struct {
+		Name string
+		User struct {
+			Cert     string `json:"client-certificate"`
+			CertData []byte `json:"client-certificate-data"`
+			Key      string `json:"client-key"`
+			KeyData  []byte `json:"client-key-data"`
+			Token    string
+		}
+	}
+}
+
+// serverAccess reads from one API server.
+type serverAccess struct {
+	url, token string
+	http       *http.Client
+}
+
+// accessFrom reads the current context of a kubeconfig.
+func accessFrom(path string) (*serverAccess, error) {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	var k kubeconfigFile
+	if err := yaml.Unmarshal(text, &k); err != nil {
+		return nil, err
+	}
+	conf, a := &tls.Config{MinVersion: tls.VersionTLS12}, &serverAccess{}
+	for _, c := range k.Contexts {
+		if c.Name == k.CurrentContext {
+			err = errors.Join(k.cluster(a, conf, c.Context.Cluster, filepath.Dir(path)), k.user(a, conf, c.Context.User, filepath.Dir(path)))
+		}
+	}
+	if err == nil && a.url == "" {
+		err = errors.New("it has no current context, or no cluster for it")
+	}
+	a.http = &http.Client{Transport: &http.Transport{TLSClientConfig: conf, ForceAttemptHTTP2: true, Proxy: http.ProxyFromEnvironment}}
+	return a, err
+}
+
+func (k *kubeconfigFile) cluster(a *serverAccess, conf *tls.Config, name, dir string) error {
+	for _, c := range k.Clusters {
+		if c.Name != name {
+			continue
+		}
+		a.url = strings.TrimRight(c.Cluster.Server, "/")
+		ca, err := dataOr(c.Cluster.CAData, c.Cluster.CA, dir)
+		if len(ca) > 0 {
+			conf.RootCAs = x509.NewCertPool()
+			conf.RootCAs.AppendCertsFromPEM(ca)
+		}
+		return err
+	}
+	return nil
+}
+
+func (k *kubeconfigFile) user(a *serverAccess, conf *tls.Config, name, dir string) error {
+	for _, u := range k.Users {
+		if u.Name != name {
+			continue
+		}
+		a.token = u.User.Token
+		cert, err1 := dataOr(u.User.CertData, u.User.Cert, dir)
+		key, err2 := dataOr(u.User.KeyData, u.User.Key, dir)
+		if err := errors.Join(err1, err2); err != nil || len(cert) == 0 {
+			return err
+		}
+		pair, err := tls.X509KeyPair(cert, key)
+		conf.Certificates = []tls.Certificate{pair}
+		return err
+	}
+	return nil
+}
+
+// dataOr is data, or else the content of the file, which is named from dir.
+func dataOr(data []byte, file, dir string) ([]byte, error) {
+	if len(data) > 0 || file == "" {
+		return data, nil
+	}
+	if !filepath.IsAbs(file) {
+		file = filepath.Join(dir, file)
+	}
+	return os.ReadFile(file)
+}
+
+// get reads what lies at a path of the server.
+func (a *serverAccess) get(ctx context.Context, path string, into any) error {
+	r, err := http.NewRequestWithContext(ctx, http.MethodGet, a.url+path, nil)
+	if err != nil {
+		return err
+	}
+	r.Header.Set("Accept", "application/json")
+	if a.token != "" {
+		r.Header.Set("Authorization", "Bearer "+a.token)
+	}
+	answer, err := a.http.Do(r)
+	if err != nil {
+		return err
+	}
+	defer answer.Body.Close()
+	if answer.StatusCode != http.StatusOK {
+		text, _ := io.ReadAll(io.LimitReader(answer.Body, 512)) // the status says it all if this fails
+		return fmt.Errorf("%s: %s", answer.Status, strings.TrimSpace(string(text)))
+	}
+	return json.NewDecoder(answer.Body).Decode(into)
+}
