@@ -29,6 +29,8 @@ type Facts struct {
 	Plural string
 	// Singular is empty where it is the kind in lower case.
 	Singular   string
+	// List is the kind of a list of objects, empty where it is Kind and "List".
+	List       string
 	Short      []string
 	Categories []string
 	// Cluster is true for kinds outside namespaces.
@@ -59,7 +61,7 @@ func (f *Facts) GroupVersion() schema.GroupVersion {
 	return schema.GroupVersion{Group: f.Group, Version: f.Version}
 }
 func (f *Facts) GVK() schema.GroupVersionKind        { return f.GroupVersion().WithKind(f.Kind) }
-func (f *Facts) ListGVK() schema.GroupVersionKind    { return f.GroupVersion().WithKind(f.Kind + "List") }
+func (f *Facts) ListGVK() schema.GroupVersionKind    { return f.GroupVersion().WithKind(f.ListKind()) }
 func (f *Facts) GVR() schema.GroupVersionResource    { return f.GroupVersion().WithResource(f.Plural) }
 func (f *Facts) GroupResource() schema.GroupResource { return f.GVR().GroupResource() }
 func (f *Facts) GroupKind() schema.GroupKind         { return f.GVK().GroupKind() }
@@ -70,6 +72,14 @@ func (f *Facts) SingularName() string {
 		return f.Singular
 	}
 	return strings.ToLower(f.Kind)
+}
+
+// ListKind is the kind of a list of objects.
+func (f *Facts) ListKind() string {
+	if f.List != "" {
+		return f.List
+	}
+	return f.Kind + "List"
 }
 
 // Stored returns the kind under whose key the objects lie: SameAs or f itself.

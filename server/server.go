@@ -28,10 +28,12 @@ import (
 	"orch/server/admission/quota"
 	"orch/server/allocate"
 	"orch/server/bootstrap"
+	"orch/server/crd"
 	"orch/server/join"
 	"orch/server/pki"
 	"orch/server/registry"
 	"orch/server/rest"
+	"orch/server/rest/openapi"
 	"orch/server/tunnel"
 )
 
@@ -50,6 +52,7 @@ type Server struct {
 	boot     *bootstrap.Bootstrap
 	tunnel   *tunnel.Tunnel
 	rest     *rest.Server
+	crd      *crd.Controller
 	upkeep   *reconcile.Loop
 	loops    []*reconcile.Loop // whose numbers /metrics shows
 	more     []Part
@@ -129,7 +132,17 @@ func (s *Server) assemble(store datastore.Store) (err error) {
 		return err
 	}
 	s.Measure(s.upkeep)
-	return s.assembleREST(self)
+	if err := s.assembleREST(self); err != nil {
+		return err
+	}
+	s.crd, err = crd.New(crd.Config{Registry: s.registry, Client: self, Log: s.log, Publish: func(name string, d crd.Document) {
+		s.rest.Documents().Set(name, openapi.Document(d))
+	}})
+	if err != nil {
+		return err
+	}
+	s.Measure(s.crd.Loop())
+	return nil
 }
 
 func (s *Server) assembleREST(self *client.Client) error {
@@ -202,6 +215,7 @@ func (s *Server) parts() []Part {
 		{Name: "access", Run: s.access.Run, Ready: s.access.Ready()},
 		{Name: "admission", Run: s.admit.Run, Ready: s.admit.Ready()},
 		{Name: "system objects", Run: s.boot.Run, Ready: s.boot.Ready()},
+		{Name: "custom resources", Run: s.crd.Run, Ready: s.crd.Ready()},
 		{Name: "tunnel", Run: s.tunnel.Run},
 		{Name: "API", Run: s.rest.Run},
 		{Name: "upkeep", Run: s.upkeep.Run},

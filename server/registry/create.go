@@ -122,6 +122,9 @@ func generateName(base string) string {
 // create is the pipeline of a new object.
 func (w *op) create(ctx context.Context, obj api.Object) (Result, error) {
 	h := &w.res.hooks
+	if h.closed {
+		return Result{}, closedError(w.res)
+	}
 	if err := w.checkNamespace(obj); err != nil {
 		return Result{}, err
 	}
@@ -237,7 +240,7 @@ func (w *op) nameRule(name string, prefix bool) []string {
 
 func (w *op) validateCreate(obj api.Object) error {
 	check := validate.ObjectMeta
-	if w.res.Dynamic { // finalizers of custom resources need no domain, as upstream
+	if w.anyFinalizer() {
 		check = func(m metav1.Object, namespaced bool, name validate.NameRule, p *field.Path) validate.Errors {
 			return apivalidation.ValidateObjectMetaAccessor(m, namespaced, name, p)
 		}
@@ -255,6 +258,11 @@ func (w *op) validateCreate(obj api.Object) error {
 		return w.invalid(obj.GetName(), uniqueErrors(errs))
 	}
 	return nil
+}
+
+// anyFinalizer: finalizers of custom resources and of their definitions need no domain, as upstream.
+func (w *op) anyFinalizer() bool {
+	return w.res.Dynamic || w.res.Facts == api.CustomResourceDefinitions.Facts
 }
 
 // uniqueErrors drops repetitions, which come of checking metadata in two places.

@@ -67,6 +67,8 @@ func storeError(err error) error {
 		return apierrors.NewResourceExpired(expiredMessage)
 	case errors.Is(err, datastore.ErrFuture):
 		return tooLarge(0, 0)
+	case errors.Is(err, cache.ErrGone):
+		return apierrors.NewTooManyRequests("the definition of this kind has just changed", 1)
 	case errors.Is(err, datastore.ErrClosed), errors.Is(err, cache.ErrStopped):
 		return plainError(http.StatusServiceUnavailable, metav1.StatusReasonServiceUnavailable, "the server is shutting down")
 	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
@@ -85,4 +87,11 @@ func tooLarge(asked, current int64) error {
 	e := apierrors.NewTimeoutError(fmt.Sprintf("Too large resource version: %d, current: %d", asked, current), 1)
 	e.ErrStatus.Details.Causes = []metav1.StatusCause{{Type: metav1.CauseTypeResourceVersionTooLarge, Message: "Too large resource version"}}
 	return e
+}
+
+// closedError answers creates of a kind whose definition is being deleted.
+func closedError(res *Resource) error {
+	err := apierrors.NewMethodNotSupported(res.GroupResource(), "create")
+	err.ErrStatus.Message = "create not allowed while custom resource definition is terminating"
+	return err
 }

@@ -87,6 +87,16 @@ type Hooks[T any] struct {
 	// ToStored and FromStored convert between this kind and Facts.SameAs.
 	ToStored   func(o *T) (runtime.Object, error)
 	FromStored func(o runtime.Object) (*T, error)
+
+	// Only kinds made at run time have the following. Coerce drops what the kind's schema
+	// does not know from an object that was just read, and lists it when asked to. An
+	// error is the answer to the client. Default runs after it, and has to coerce objects
+	// that come in without being read.
+	Coerce func(o *T, list bool) (unknown []string, err error)
+	// Loaded brings an object that the store held into the present version and form.
+	Loaded func(o *T)
+	// Closed refuses creates: the kind is about to go.
+	Closed bool
 }
 
 // Generation says when metadata.generation is counted.

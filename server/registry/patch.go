@@ -75,6 +75,11 @@ func (w *op) decodePatched(doc, patch []byte, into runtime.Object, strictness st
 	if careful {
 		strict = append(apply.Repeated(patch), strict...)
 	}
+	unknown, err := w.r.Coerce(w.res.Facts, into, careful)
+	if err != nil {
+		return err
+	}
+	strict = append(strict, unknownFields(unknown)...)
 	switch {
 	case len(strict) == 0:
 	case strictness == metav1.FieldValidationStrict:
@@ -86,6 +91,15 @@ func (w *op) decodePatched(doc, patch []byte, into runtime.Object, strictness st
 		}
 	}
 	return nil
+}
+
+// unknownFields words the fields that a schema does not know.
+func unknownFields(paths []string) []error {
+	var errs []error
+	for _, p := range paths {
+		errs = append(errs, fmt.Errorf("unknown field %q", p))
+	}
+	return errs
 }
 
 // patchError gives the errors of package apply their status.

@@ -13,6 +13,7 @@
 package registry
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -24,6 +25,8 @@ import (
 	"time"
 
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/util/managedfields"
+	"k8s.io/apimachinery/pkg/version"
 
 	"orch/api"
 	"orch/datastore"
@@ -135,9 +138,41 @@ func (t *table) add(res *Resource) error {
 	if t.byName[name] != nil {
 		return fmt.Errorf("registry: %s is in the table already", name)
 	}
-	t.list = append(t.list, res)
-	t.byFacts[res.Facts], t.byName[name] = res, res
+	t.byFacts[res.Facts] = res
+	if !res.Unserved {
+		t.list = append(t.list, res)
+		t.byName[name] = res
+	}
 	return nil
+}
+
+func (t *table) remove(f *api.Facts) {
+	res := t.byFacts[f]
+	if res == nil {
+		return
+	}
+	t.list = slices.DeleteFunc(t.list, func(o *Resource) bool { return o == res })
+	delete(t.byFacts, f)
+	if !res.Unserved {
+		delete(t.byName, tableName(f.Group, f.Version, f.Plural))
+	}
+}
+
+// sort puts the kinds made at run time behind the others: by group, the best version of
+// each first, so that discovery prefers it.
+func (t *table) sort() {
+	slices.SortStableFunc(t.list, func(a, b *Resource) int {
+		switch {
+		case !a.Dynamic && !b.Dynamic:
+			return 0
+		case a.Dynamic != b.Dynamic:
+			if a.Dynamic {
+				return 1
+			}
+			return -1
+		}
+		return cmp.Or(cmp.Compare(a.Group, b.Group), version.CompareKubeAwareVersionStrings(b.Version, a.Version), cmp.Compare(a.Plural, b.Plural))
+	})
 }
 
 func tableName(group, version, plural string) string { return group + "/" + version + "/" + plural }
@@ -158,38 +193,66 @@ func (r *Registry) Changed() <-chan struct{} { return r.table.Load().changed }
 
 // Add puts a kind on the table at run time and loads its objects.
 func (r *Registry) Add(ctx context.Context, res Resource) error {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	n := r.table.Load().clone()
-	if err := n.add(&res); err != nil {
-		return err
-	}
-	if !res.Computed && res.SameAs == nil {
-		if err := r.cache.Add(ctx, res.kind); err != nil {
-			return fmt.Errorf("registry: loading %s: %w", res.GVR(), err)
-		}
-	}
-	close(r.table.Swap(n).changed)
-	return nil
+	return r.Replace(ctx, nil, []Resource{res})
 }
 
 // Remove takes a kind off the table and ends its watches; its objects stay in the store.
 func (r *Registry) Remove(ctx context.Context, f *api.Facts) error {
+	return r.Replace(ctx, []*api.Facts{f}, nil)
+}
+
+// Replace takes kinds off the table and puts others on in one step, so that a kind
+// that changes is served all the time. The new ones' objects are loaded first; watches
+// of the old ones end.
+func (r *Registry) Replace(ctx context.Context, old []*api.Facts, rows []Resource) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	n := r.table.Load().clone()
-	res := n.byFacts[f]
-	if res == nil {
-		return nil
+	gone := make([]*Resource, 0, len(old))
+	for _, f := range old {
+		if res := n.byFacts[f]; res != nil {
+			gone = append(gone, res)
+			n.remove(f)
+		}
 	}
-	n.list = slices.DeleteFunc(n.list, func(o *Resource) bool { return o == res })
-	delete(n.byFacts, f)
-	delete(n.byName, tableName(f.Group, f.Version, f.Plural))
+	for i := range rows {
+		if err := n.add(&rows[i]); err != nil {
+			return err
+		}
+	}
+	n.sort()
+	for i := range rows {
+		if res := &rows[i]; !res.Computed && res.SameAs == nil {
+			if err := r.cache.Add(ctx, res.kind); err != nil {
+				return fmt.Errorf("registry: loading %s: %w", res.GVR(), err)
+			}
+		}
+	}
 	close(r.table.Swap(n).changed)
-	if f.SameAs == nil && !f.Computed {
-		return r.cache.Remove(ctx, f)
+	var errs []error
+	for _, res := range gone {
+		r.apply.Forget(res.Facts)
+		if res.SameAs == nil && !res.Computed {
+			errs = append(errs, r.cache.Remove(ctx, res.Facts))
+		}
 	}
-	return nil
+	return errors.Join(errs...)
+}
+
+// Teach gives server-side apply the types of a kind made at run time; without them the
+// types are deduced from the objects. load runs when they are first needed.
+func (r *Registry) Teach(f *api.Facts, load func() (managedfields.TypeConverter, error)) {
+	r.apply.Teach(f, load)
+}
+
+// Coerce brings a kind's object that was just read into its form; see Hooks.Coerce.
+func (r *Registry) Coerce(f *api.Facts, o runtime.Object, list bool) ([]string, error) {
+	res := r.For(f)
+	n, ok := o.(api.Object)
+	if res == nil || !ok || res.hooks.coerce == nil {
+		return nil, nil
+	}
+	return res.hooks.coerce(n, list)
 }
 
 func (t *table) clone() *table {

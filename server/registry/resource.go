@@ -23,6 +23,10 @@ type Resource struct {
 	Columns []AnyColumn
 	// FieldNames lists the selectable fields beyond name and namespace.
 	FieldNames []string
+	// Unserved rows hold objects that no REST address shows; their kind is known to For only.
+	Unserved bool
+	// Warning is what users of the kind are told with every answer: that it is deprecated.
+	Warning string
 
 	hooks behaviour
 	shape shape
@@ -56,7 +60,9 @@ type behaviour struct {
 	toStored       func(o api.Object) (api.Object, error)
 	fromStored     func(o api.Object) (api.Object, error)
 	scale          *scaleHooks
+	coerce         func(o api.Object, list bool) ([]string, error)
 
+	closed                                            bool
 	orphanByDefault, noGC, returnDeleted, keepStatus  bool
 	forbidUnconditional, createOnUpdate, lazy, counts bool
 }
@@ -90,6 +96,7 @@ func row[T any](f *api.Facts, h Hooks[T]) Resource {
 		held:           asked(h.Held),
 		markDeleting:   one(h.MarkDeleting),
 
+		closed:          h.Closed,
 		orphanByDefault: h.OrphanByDefault, noGC: h.NoGC, returnDeleted: h.ReturnDeleted, keepStatus: h.KeepStatus,
 		forbidUnconditional: h.ForbidUnconditional, createOnUpdate: h.CreateOnUpdate, lazy: h.Lazy,
 		counts: h.Generation == GenerationAlways || h.Generation == GenerationAuto && r.shape.spec && (f.Status || f.Dynamic),
@@ -99,6 +106,15 @@ func row[T any](f *api.Facts, h Hooks[T]) Resource {
 			r.hooks.subs = map[string]*mode{}
 		}
 		r.hooks.subs[name] = subMode(two(sub.Prepare), askedTwo(sub.Validate))
+	}
+	if h.Coerce != nil {
+		r.hooks.coerce = func(o api.Object, list bool) ([]string, error) {
+			n, ok := any(o).(*T)
+			if !ok { // the body of a subresource
+				return nil, nil
+			}
+			return h.Coerce(n, list)
+		}
 	}
 	if h.Grace != nil {
 		r.hooks.grace = func(o api.Object, d *metav1.DeleteOptions) int64 { return h.Grace(any(o).(*T), d) }
@@ -137,7 +153,7 @@ func row[T any](f *api.Facts, h Hooks[T]) Resource {
 		r.Columns = append(r.Columns, AnyColumn{c.Name, c.Type, c.Format, c.Description, c.Wide,
 			func(o api.Object, now time.Time) any { return c.Cell(any(o).(*T), now) }})
 	}
-	r.kind = cache.NewKind(cache.Kind{Facts: f, Fields: r.hooks.fields, FromStored: r.hooks.fromStored})
+	r.kind = cache.NewKind(cache.Kind{Facts: f, Fields: r.hooks.fields, FromStored: r.hooks.fromStored, Loaded: one(h.Loaded)})
 	return r
 }
 

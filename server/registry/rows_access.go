@@ -7,6 +7,7 @@ import (
 	authn "k8s.io/api/authentication/v1"
 	authz "k8s.io/api/authorization/v1"
 	rbac "k8s.io/api/rbac/v1"
+	"k8s.io/apiextensions-apiserver/pkg/apihelpers"
 	apiext "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 
 	"orch/api"
@@ -63,8 +64,22 @@ func admissionRows() []Resource {
 			Default: defaults.CustomResourceDefinition, Columns: columns.CustomResourceDefinition(), ForbidUnconditional: true,
 			PrepareCreate: noteStoredVersion,
 			PrepareUpdate: func(o, _ *apiext.CustomResourceDefinition) { noteStoredVersion(o) },
+			Held:          func(o *apiext.CustomResourceDefinition) bool { return o.DeletionTimestamp == nil },
+			MarkDeleting:  beginCleanup,
 		}),
 	}
+}
+
+// beginCleanup holds a definition that is being deleted until its instances are gone:
+// see server/crd.
+func beginCleanup(o *apiext.CustomResourceDefinition) {
+	if !slices.Contains(o.Finalizers, apiext.CustomResourceCleanupFinalizer) {
+		o.Finalizers = append(o.Finalizers, apiext.CustomResourceCleanupFinalizer)
+	}
+	apihelpers.SetCRDCondition(o, apiext.CustomResourceDefinitionCondition{
+		Type: apiext.Terminating, Status: apiext.ConditionTrue, Reason: "InstanceDeletionPending",
+		Message: "CustomResourceDefinition marked for deletion; CustomResource deletion will begin soon",
+	})
 }
 
 // noteStoredVersion adds the version that objects are stored in to the list of

@@ -46,7 +46,7 @@ var wholeMode = mode{whole: true,
 	},
 	validate: func(w *op, o, old api.Object) field.ErrorList {
 		var errs field.ErrorList
-		if h := w.res.hooks.validate; h != nil {
+		if h := w.res.hooks.validate; h != nil && !w.res.Dynamic { // those ratchet: ValidateUpdate does it all
 			errs = h(o)
 		}
 		if h := w.res.hooks.validateUpdate; h != nil {
@@ -218,7 +218,7 @@ func (w *op) update(ctx context.Context, oldItem *Item, obj api.Object, m *mode)
 	}
 	h := &w.res.hooks
 	w.clearType(obj)
-	if m.whole && h.setDefaults != nil {
+	if (m.whole || w.res.Dynamic) && h.setDefaults != nil {
 		h.setDefaults(obj)
 	}
 	w.keepMeta(obj, old)
@@ -299,7 +299,7 @@ func (w *op) bumpGeneration(obj, old api.Object) {
 
 func (w *op) validateUpdate(obj, old api.Object, m *mode) error {
 	check := validate.ObjectMetaUpdate
-	if w.res.Dynamic {
+	if w.anyFinalizer() {
 		check = apivalidation.ValidateObjectMetaAccessorUpdate
 	}
 	errs := check(obj, old, field.NewPath("metadata"))

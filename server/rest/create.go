@@ -45,7 +45,12 @@ func (s *Server) decode(q *request, validation string) (runtime.Object, error) {
 	if validation == "" {
 		validation = string(wire.Warn)
 	}
-	return wire.Decode(wire.Body{Data: data, Format: format, Validation: wire.Validation(validation), Warn: q.warn.add}, s.config.Registry.BodyFor(q.row.Facts, q.sub))
+	body := wire.Body{Data: data, Format: format, Validation: wire.Validation(validation), Warn: q.warn.add}
+	kind := s.config.Registry.BodyFor(q.row.Facts, q.sub)
+	if kind.Dynamic {
+		body.Coerce = func(o runtime.Object, list bool) ([]string, error) { return s.config.Registry.Coerce(kind, o, list) }
+	}
+	return wire.Decode(body, kind)
 }
 
 // fail keeps the warnings that came before a failure.

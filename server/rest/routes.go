@@ -112,6 +112,9 @@ func (s *Server) serve(q *request) error {
 	if err != nil {
 		return err
 	}
+	if q.row.Warning != "" {
+		q.warn.add(q.row.Warning)
+	}
 	if q.longLived() {
 		s.tally.Lasting.Add(1)
 		defer s.tally.Lasting.Add(-1)

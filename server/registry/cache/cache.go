@@ -32,6 +32,9 @@ const encodedBytes = 16 << 20
 // ErrStopped says that the cache no longer follows the store.
 var ErrStopped = errors.New("cache has stopped")
 
+// ErrGone says that a kind was taken away or replaced while a request was on its way.
+var ErrGone = errors.New("the kind has changed")
+
 // Config of a Cache.
 type Config struct {
 	Store datastore.Store
@@ -200,7 +203,9 @@ func (c *Cache) Remove(ctx context.Context, f *api.Facts) error {
 		}
 		s := &shelves{maps.Clone(old.byKind), maps.Clone(old.byPrefix)}
 		delete(s.byKind, f)
-		delete(s.byPrefix, b.kind.prefix)
+		if s.byPrefix[b.kind.prefix] == b { // else another kind has taken its objects over
+			delete(s.byPrefix, b.kind.prefix)
+		}
 		c.shelves.Store(s)
 		b.cut(c.Revision())
 		return nil
@@ -229,13 +234,17 @@ func (c *Cache) do(ctx context.Context, f func(context.Context) error) error {
 	}
 }
 
-// shelf panics for a kind that is not held: that is a wiring error.
-func (c *Cache) shelf(k *Kind) *shelf {
+// shelf panics for a built-in kind that is not held: that is a wiring error. Kinds
+// made at run time may have gone a moment ago: that is ErrGone.
+func (c *Cache) shelf(k *Kind) (*shelf, error) {
 	b := c.shelves.Load().byKind[k.Facts.Stored()]
-	if b == nil {
-		panic(fmt.Sprintf("cache does not hold %s", k.Facts.GVR()))
+	switch {
+	case b != nil:
+		return b, nil
+	case k.Facts.Dynamic:
+		return nil, ErrGone
 	}
-	return b
+	panic(fmt.Sprintf("cache does not hold %s", k.Facts.GVR()))
 }
 
 // Holds tells whether the kind is in the cache.
@@ -263,11 +272,13 @@ func (c *Cache) Subscribe(ctx context.Context, k *Kind, h func(client.Change)) e
 	case <-c.stopped:
 		return ErrStopped
 	}
-	b := c.shelf(k)
+	b, err := c.shelf(k)
+	if err != nil {
+		return err
+	}
 	b.out.Lock()
 	defer b.out.Unlock()
 	t, applied := b.snapshot()
-	var err error
 	t.Ascend(func(e entry) bool {
 		var i *Item
 		if i, err = e.item.As(k); err != nil {

@@ -101,10 +101,12 @@ func TestResumeFromRingAndHistory(t *testing.T) {
 	for range 400 {
 		last = r.put("a", big)
 	}
-	if b := r.shelf(cmKind); b.floor <= first {
+	b, _ := r.shelf(cmKind)
+	floor := b.floor
+	if floor <= first {
 		t.Fatal("the ring has kept everything; the test shows nothing")
 	}
-	for _, after := range []int64{first, first + 1, r.shelf(cmKind).floor - 1, r.shelf(cmKind).floor, last - 1, last} {
+	for _, after := range []int64{first, first + 1, floor - 1, floor, last - 1, last} {
 		w, err := r.Watch(r.ctx, cmKind, WatchOptions{After: after})
 		if err != nil {
 			t.Fatal(err)

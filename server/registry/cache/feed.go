@@ -179,7 +179,7 @@ func (c *Cache) apply(batch []datastore.Event) {
 
 // live takes the object that the writer handed along, else decodes the value.
 func (c *Cache) live(k *Kind, e *datastore.Event) (*Item, error) {
-	if o, ok := e.Object.(api.Object); ok {
+	if o, ok := e.Object.(api.Object); ok && (!k.Facts.Dynamic || o.GetObjectKind().GroupVersionKind() == k.Facts.GVK()) {
 		return c.item(k, o, e.KV), nil
 	}
 	return c.decode(k, e.KV)

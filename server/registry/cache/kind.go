@@ -24,6 +24,8 @@ type Kind struct {
 	// FromStored makes an object of this kind out of a stored one; nil for kinds
 	// that are stored as they are.
 	FromStored func(o api.Object) (api.Object, error)
+	// Loaded mends an object that was read from the store; nil: nothing to mend.
+	Loaded func(o api.Object)
 
 	prefix     string
 	jsonPrefix []byte // `{"kind":"Pod","apiVersion":"v1",`
@@ -138,6 +140,9 @@ func (k *Kind) Decode(b []byte) (api.Object, error) {
 	if u, ok := o.(*unstructured.Unstructured); ok {
 		if err := kjson.UnmarshalCaseSensitivePreserveInts(b, &u.Object); err != nil {
 			return nil, fmt.Errorf("decoding stored %s: %w", k.Facts.Kind, err)
+		}
+		if k.Loaded != nil {
+			k.Loaded(o)
 		}
 		return o, nil
 	}

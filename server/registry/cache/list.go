@@ -31,7 +31,10 @@ type ListOptions struct {
 
 // List reads a page. Errors of a past state are the datastore's.
 func (c *Cache) List(ctx context.Context, k *Kind, o ListOptions) (Page, error) {
-	b := c.shelf(k)
+	b, err := c.shelf(k)
+	if err != nil {
+		return Page{}, err
+	}
 	seen := c.Revision()
 	t, applied := b.snapshot()
 	now := max(seen, applied)
@@ -45,7 +48,7 @@ func (c *Cache) List(ctx context.Context, k *Kind, o ListOptions) (Page, error) 
 	if o.Revision > 0 {
 		p.Revision = o.Revision // nothing of this kind has changed since
 	}
-	err := p.collect(k, o, func(from, to string, each func(entry) bool) {
+	err = p.collect(k, o, func(from, to string, each func(entry) bool) {
 		if to == "" {
 			t.AscendGreaterOrEqual(entry{key: from}, each)
 		} else {
@@ -140,7 +143,11 @@ func (c *Cache) listPast(ctx context.Context, k *Kind, b *shelf, o ListOptions) 
 
 // Each walks the newest state in key order; "" means all namespaces.
 func (c *Cache) Each(k *Kind, namespace string, each func(*Item) bool) {
-	t, _ := c.shelf(k).snapshot()
+	b, err := c.shelf(k)
+	if err != nil {
+		return
+	}
+	t, _ := b.snapshot()
 	visit := func(e entry) bool {
 		i, err := e.item.As(k)
 		return err != nil || each(i)
@@ -154,7 +161,10 @@ func (c *Cache) Each(k *Kind, namespace string, each func(*Item) bool) {
 
 // Past reads one object as it was at revision.
 func (c *Cache) Past(ctx context.Context, k *Kind, namespace, name string, revision int64) (*Item, error) {
-	b := c.shelf(k)
+	b, err := c.shelf(k)
+	if err != nil {
+		return nil, err
+	}
 	kv, err := c.store.Get(ctx, b.kind.prefix+b.kind.key(namespace, name), revision)
 	if errors.Is(err, datastore.ErrNotFound) {
 		return nil, nil

@@ -75,7 +75,10 @@ type Watch struct {
 
 // Watch starts a watch. Errors: the datastore's ErrCompacted (After is too old) and ErrFuture.
 func (c *Cache) Watch(ctx context.Context, k *Kind, o WatchOptions) (*Watch, error) {
-	b := c.shelf(k)
+	b, err := c.shelf(k)
+	if err != nil {
+		return nil, err
+	}
 	w := &Watch{cache: c, kind: k, shelf: b, opts: o, wake: make(chan struct{}, 1), closed: make(chan struct{})}
 	if err := w.start(ctx); err != nil {
 		return nil, err

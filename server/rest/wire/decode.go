@@ -49,6 +49,9 @@ type Body struct {
 	Validation Validation
 	// Warn hears of each unknown or doubled field under Warn.
 	Warn func(string)
+	// Coerce drops, and lists if asked to, the fields that a kind made at run time does not
+	// know. Its error is the answer. Nil for other kinds.
+	Coerce func(o runtime.Object, list bool) (unknown []string, err error)
 }
 
 // Decode reads a body as an object of the kind. Kind and version may be left out of the
@@ -71,15 +74,33 @@ func decode(b Body, want schema.GroupVersionKind, into runtime.Object) (runtime.
 		set = &decoders().strict
 	}
 	obj, got, err := set[b.Format].Decode(b.Data, &want, into)
+	var complaints []error
 	if err != nil {
 		strict, is := runtime.AsStrictDecodingError(err)
-		if !is || obj == nil || b.Validation == Strict {
+		if !is || obj == nil || b.Validation == Strict && b.Coerce == nil {
 			return nil, unreadable(err, want, got, b.Data)
 		}
-		for _, e := range strict.Errors() {
-			for _, text := range yamlComplaints(e.Error()) {
-				b.Warn(text)
-			}
+		complaints = strict.Errors()
+	}
+	if b.Coerce != nil && obj == into && got.GroupVersion() == want.GroupVersion() {
+		unknown, err := b.Coerce(obj, b.Validation != Ignore)
+		switch err.(type) {
+		case nil:
+		case errors.APIStatus:
+			return nil, err
+		default:
+			return nil, unreadable(err, want, got, b.Data)
+		}
+		for _, path := range unknown {
+			complaints = append(complaints, fmt.Errorf("unknown field %q", path))
+		}
+		if len(complaints) > 0 && b.Validation == Strict {
+			return nil, unreadable(runtime.NewStrictDecodingError(complaints), want, got, b.Data)
+		}
+	}
+	for _, e := range complaints {
+		for _, text := range yamlComplaints(e.Error()) {
+			b.Warn(text)
 		}
 	}
 	if got != nil && got.GroupVersion() != want.GroupVersion() {
