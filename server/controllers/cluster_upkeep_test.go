@@ -167,6 +167,21 @@ func TestNodesGetRangesAndSilentOnesAreEmptied(t *testing.T) {
 	}
 }
 
+// TestTolerationEndsThoughTheTaintHasNoTime: kubectl's taints do not say when they
+// were added; the time a pod tolerates them must not start anew at every look.
+func TestTolerationEndsThoughTheTaintHasNoTime(t *testing.T) {
+	c := start(t)
+	c.node("n1")
+	d := deployment("web", 1)
+	d.Spec.Template.Spec.Tolerations = []core.Toleration{{Key: "test", Operator: core.TolerationOpExists, Effect: core.TaintEffectNoExecute, TolerationSeconds: new(int64(1))}}
+	make_(c, api.Deployments, d)
+	c.rolledOut("web")
+	edit(c, api.Nodes, "", "n1", func(n *core.Node) {
+		n.Spec.Taints = append(n.Spec.Taints, core.Taint{Key: "test", Effect: core.TaintEffectNoExecute})
+	})
+	c.awaitEvent("TaintManagerEviction", "Marking for deletion Pod default/web-")
+}
+
 func TestAnIdleClusterIsIdle(t *testing.T) {
 	c := start(t)
 	c.node("n1")

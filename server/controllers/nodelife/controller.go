@@ -46,7 +46,7 @@ type controller struct {
 func Specs(d Deps) []reconcile.Spec {
 	c := &controller{Deps: d, heard: map[string]time.Time{}}
 	c.Events = d.Events.As("node-controller")
-	e := &evictor{d}
+	e := &evictor{Deps: d, since: map[reconcile.Key]waiting{}}
 	e.Events = d.Events.As("taint-eviction-controller")
 	return []reconcile.Spec{
 		{Name: "nodelife", Workers: 4, Do: c.do, Watches: []reconcile.Watch{
