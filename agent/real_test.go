@@ -387,8 +387,10 @@ spec: {containers: [{name: a, image: "busybox:1.36", command: [` + trapping + `]
 		pid := s.Containers[0].PID
 		n.stop()
 		n.start()
-		after := n.await("stays", isReady)
-		s, _ = n.pods.Lookup("default", "stays")
+		after := n.await("stays", func(p *core.Pod) bool { // Ready it was before: wait for the agent to know it
+			s, _ = n.pods.Lookup("default", "stays")
+			return isReady(p) && s != nil && len(s.Containers) > 0
+		})
 		if s.Containers[0].PID != pid || after.Status.PodIP != before.Status.PodIP || after.Status.ContainerStatuses[0].RestartCount != 0 {
 			t.Errorf("pid %d -> %d, ip %s -> %s", pid, s.Containers[0].PID, before.Status.PodIP, after.Status.PodIP)
 		}
