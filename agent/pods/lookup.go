@@ -44,8 +44,11 @@ type Container struct {
 // show publishes the pod to Lookup and List.
 func (w *worker) show() {
 	s := &Shown{Pod: w.pod, Status: w.last, Finished: w.finished, Cgroup: w.p.Cgroups.PodPath(w.last.QOSClass, w.pod.UID)}
-	if w.sandbox != nil {
+	switch {
+	case w.sandbox != nil:
 		s.NetNS = w.sandbox.NetNS
+	case w.known != nil:
+		s.NetNS = w.known.sandbox.NetNS
 	}
 	for _, n := range plan.Specs(w.pod) {
 		c := w.containers[n.Name]

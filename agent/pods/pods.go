@@ -197,6 +197,7 @@ func (p *Pods) change(ctx context.Context, c client.Change, left map[types.UID]*
 
 // enterLocked makes a worker known and lets it run.
 func (p *Pods) enterLocked(ctx context.Context, w *worker) {
+	w.show()
 	p.workers[w.pod.UID] = w
 	p.byName[types.NamespacedName{Namespace: w.pod.Namespace, Name: w.pod.Name}] = w.pod.UID
 	p.wg.Go(func() {
