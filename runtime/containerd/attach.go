@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"time"
 
 	"github.com/containerd/containerd/v2/core/runtime"
 
@@ -36,8 +37,11 @@ func (e *Engine) Attach(ctx context.Context, id string, streams engine.IO) error
 		go resize(ctx, e.scope(ctx), task, streams.Resize)
 	}
 	if streams.Stdin != nil && out.stdin != nil {
+		// On return a write that waits for the container to read is given up.
+		_ = out.stdin.SetWriteDeadline(time.Time{})
+		defer func() { _ = out.stdin.SetWriteDeadline(time.Now()) }()
 		go func() {
-			// Ends with the client's stream; a client that holds its stream open ends it on return.
+			// Ends with the client's stream, which the caller closes on return.
 			_, err := io.Copy(out.stdin, streams.Stdin)
 			if c.meta.StdinOnce && (err == nil || errors.Is(err, io.ErrClosedPipe)) {
 				_ = out.stdin.Close()

@@ -35,6 +35,7 @@ type meta struct {
 	Stdin       bool              `json:"stdin,omitempty"`
 	StdinOnce   bool              `json:"stdinOnce,omitempty"`
 	CgroupPath  string            `json:"cgroupPath,omitempty"`
+	StopSignal  int               `json:"stopSignal,omitempty"`
 }
 
 // status is what changes; kept in a file so that it outlives us and the machine.

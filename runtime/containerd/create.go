@@ -1,6 +1,7 @@
 package containerd
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -15,6 +16,7 @@ import (
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/typeurl/v2"
+	"github.com/moby/sys/signal"
 	"google.golang.org/protobuf/types/known/anypb"
 
 	"orch/runtime/engine"
@@ -85,10 +87,14 @@ func (e *Engine) create(ctx context.Context, c *container, s engine.Spec) error 
 	if err := e.images.Unpack(ctx, rec, contents); err != nil {
 		return err
 	}
+	stop, err := stopSignal(s.StopSignal, contents.Config.StopSignal)
+	if err != nil {
+		return err
+	}
 	c.meta = meta{
 		Pod: s.Pod, Labels: s.Labels, Image: s.Image, ImageID: string(contents.ID), CreatedAt: time.Now(),
 		LogPath: s.LogPath, LogMaxBytes: s.LogMaxBytes, LogMaxFiles: s.LogMaxFiles,
-		TTY: s.TTY, Stdin: s.Stdin, StdinOnce: s.StdinOnce, CgroupPath: s.CgroupPath,
+		TTY: s.TTY, Stdin: s.Stdin, StdinOnce: s.StdinOnce, CgroupPath: s.CgroupPath, StopSignal: stop,
 	}
 	rootfs, err := e.snapshots().Prepare(ctx, s.ID, contents.Chain.String(), snapshots.WithLabels(map[string]string{
 		rootLabel: c.meta.CreatedAt.UTC().Format(time.RFC3339), ownerLabel: s.ID,
@@ -105,6 +111,16 @@ func (e *Engine) create(ctx context.Context, c *container, s engine.Spec) error 
 	}
 	e.images.MarkUsed(contents.ID, c.meta.CreatedAt)
 	return e.createTask(ctx, c, runtimeName, spec, rootfs)
+}
+
+// stopSignal is the container's own, else the image's, else SIGTERM.
+func stopSignal(own, images string) (int, error) {
+	name := cmp.Or(own, images, "SIGTERM")
+	sig, err := signal.ParseSignal(name)
+	if err != nil {
+		return 0, fmt.Errorf("stop signal %q: %w", name, err)
+	}
+	return int(sig), nil
 }
 
 // handler maps a runtime handler to the shim's name.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -42,7 +43,7 @@ func (e *Engine) Exec(ctx context.Context, id string, s engine.ExecSpec, streams
 	if err != nil {
 		return 0, fmt.Errorf("executing in container %s: %w", id, err)
 	}
-	x := &execution{id: "exec-" + rand.Text()[:12], streams: streams, spec: s, later: e.background}
+	x := &execution{id: "exec-" + rand.Text()[:12], streams: streams, spec: s, later: e.background, ended: make(chan struct{})}
 	x.dir = filepath.Join(e.pipesDir(id), x.id)
 	defer os.RemoveAll(x.dir)
 	if err := x.open(); err != nil {
@@ -93,6 +94,8 @@ type execution struct {
 	stdin   *os.File
 	outputs sync.WaitGroup
 	readers []func()
+	pipes   []*os.File    // what the readers read
+	ended   chan struct{} // closed when the process has ended
 }
 
 // open makes the pipes. Streams that nobody wants are thrown away here, not in the container.
@@ -131,10 +134,11 @@ func (x *execution) open() error {
 			to = io.Discard
 		}
 		x.readers = append(x.readers, func() {
-			if _, err := io.Copy(to, r); err != nil {
-				_, _ = io.Copy(io.Discard, r) // the client is gone; the process must not hang
+			if _, err := io.Copy(to, quietEnd{r, x.ended}); err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
+				_, _ = io.Copy(io.Discard, quietEnd{r, x.ended}) // the client is gone; the process must not hang
 			}
 		})
+		x.pipes = append(x.pipes, r)
 	}
 	if x.paths.Stdin != "" {
 		var err error
@@ -204,18 +208,30 @@ func (x *execution) run(ctx context.Context, task runtime.Task, process *anypb.A
 	return int(exit.Status), nil
 }
 
-// drain waits for the rest of the output, but not for what the process left
-// running with its pipes open.
+// drain waits until the rest of the output is delivered, however slow the
+// client is, but not for what the process left running with its pipes open: once
+// nothing has come for drainTime, that is the end.
 func (x *execution) drain() {
-	done := make(chan struct{})
-	go func() {
-		x.outputs.Wait()
-		close(done)
-	}()
-	select {
-	case <-done:
-	case <-time.After(drainTime):
+	close(x.ended)
+	for _, r := range x.pipes {
+		_ = r.SetReadDeadline(time.Now().Add(drainTime)) // for the read that waits now
 	}
+	x.outputs.Wait()
+}
+
+// quietEnd reads a pipe; after the end of the process a read waits no longer than drainTime.
+type quietEnd struct {
+	f     *os.File
+	ended <-chan struct{}
+}
+
+func (q quietEnd) Read(b []byte) (int, error) {
+	select {
+	case <-q.ended:
+		_ = q.f.SetReadDeadline(time.Now().Add(drainTime))
+	default:
+	}
+	return q.f.Read(b)
 }
 
 // feed copies the client's input and passes its end on.

@@ -1,6 +1,7 @@
 package containerd
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -97,11 +98,14 @@ func (e *Engine) deleteTask(c *container) {
 	close(c.gone)
 }
 
-// Signal sends to the first process, or to all.
+// Signal sends to the first process, or to all; 0 is the stop signal.
 func (e *Engine) Signal(ctx context.Context, id string, signal int, all bool) error {
 	c, err := e.find(id)
 	if err != nil {
 		return err
+	}
+	if signal == 0 {
+		signal = cmp.Or(c.meta.StopSignal, int(syscall.SIGTERM))
 	}
 	c.mu.Lock()
 	st, task, first := c.st.State, c.task, c.first

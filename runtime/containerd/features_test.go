@@ -268,7 +268,35 @@ func TestStreams(t *testing.T) {
 			t.Errorf("code %d, err %v, %q, %v", code, err, out.String(), time.Since(begin))
 		}
 	})
+	t.Run("ExecToSlowClient", func(t *testing.T) {
+		const size = 300_000 // more than the pipes hold: most of it comes after the process's end
+		n, slow := 0, false
+		code, err := e.Exec(ctx, s.ID, engine.ExecSpec{Command: []string{"sh", "-c", fmt.Sprintf(`dd if=/dev/zero bs=1000 count=%d 2>/dev/null`, size/1000)}},
+			engine.IO{Stdout: writerFunc(func(p []byte) (int, error) {
+				if n += len(p); !slow && n > size-200_000 {
+					slow = true
+					time.Sleep(drainTime + 500*time.Millisecond)
+				}
+				return len(p), nil
+			})})
+		if err != nil || code != 0 || n != size {
+			t.Errorf("code %d, err %v, %d bytes of %d", code, err, n, size)
+		}
+	})
 	end(t, e, s.ID)
+	t.Run("StopSignal", func(t *testing.T) {
+		s := crashSpec(c.Root, "stops", `trap 'exit 42' USR1; echo ready; sleep 1000 & wait`)
+		s.StopSignal = "SIGUSR1"
+		start(s)
+		until(t, "it listens", func() bool { b, _ := os.ReadFile(s.LogPath); return strings.Contains(string(b), "ready") })
+		if err := e.Signal(ctx, s.ID, 0, false); err != nil {
+			t.Fatal(err)
+		}
+		until(t, "it ends by its own signal", func() bool { v, _ := e.Inspect(ctx, s.ID); return v.State == engine.Exited && v.ExitCode == 42 })
+		if err := e.Remove(ctx, s.ID); err != nil {
+			t.Error(err)
+		}
+	})
 	t.Run("Terminal", func(t *testing.T) {
 		s := crashSpec(c.Root, "tty", `tty; echo hi`)
 		s.TTY, s.Stdin = true, true

@@ -78,7 +78,8 @@ type Spec struct {
 	// LogMaxBytes and LogMaxFiles bound the log (rotation); 0 means 10 MiB and 5.
 	LogMaxBytes int64
 	LogMaxFiles int
-	StopSignal  string
+	// StopSignal names what Signal 0 sends ("SIGUSR1").
+	StopSignal string
 }
 
 // User is who the process runs as; nil fields mean what the image says.
@@ -199,7 +200,9 @@ type Engine interface {
 	Create(ctx context.Context, s Spec) error
 	// Start returns the pid on the host.
 	Start(ctx context.Context, id string) (pid int, err error)
-	// Signal sends to the first process, or with all to every process in the container.
+	// Signal sends to the first process, or with all to every process in the
+	// container. Signal 0 means the container's stop signal: Spec.StopSignal, else
+	// the image's, else SIGTERM.
 	Signal(ctx context.Context, id string, signal int, all bool) error
 	// Remove deletes a container that is not running, with its root file system.
 	// Removing one that is not there is no error.

@@ -198,7 +198,7 @@ func termAndKill(k *kit) {
 	polite := k.spec(k.Hello)
 	k.run(polite)
 	k.awaitLog(polite, "hello")
-	k.must(k.Engine.Signal(k.ctx, polite.ID, 15, false))
+	k.must(k.Engine.Signal(k.ctx, polite.ID, 0, false)) // the stop signal, SIGTERM when nothing else is said
 	if ev := k.await(polite.ID, "exit"); ev.ExitCode != 143 {
 		k.Errorf("exit code after SIGTERM is %d", ev.ExitCode)
 	}

@@ -253,6 +253,9 @@ func (e *Engine) Signal(_ context.Context, id string, signal int, _ bool) error 
 	if err != nil {
 		return err
 	}
+	if signal == 0 {
+		signal = sigterm // the fake's images have no other stop signal
+	}
 	e.noteLocked("signal %s %d", id, signal)
 	if c.State == engine.Exited {
 		return fmt.Errorf("signalling container %s: %w", id, engine.ErrNotRunning)

@@ -28,7 +28,9 @@ type DirConfig struct {
 	// Path of the folder; it is made when missing.
 	Path   string
 	Images engine.Images
-	Log    *slog.Logger
+	// Imported is called after each file that was taken; nil for nobody.
+	Imported func()
+	Log      *slog.Logger
 }
 
 // Dir imports the archives of a folder (*.tar, .tar.gz, .tgz, .tar.zst), those that
@@ -153,6 +155,9 @@ func (d *Dir) take(ctx context.Context, name string) {
 	}
 	d.seen[name] = imported{state, ids}
 	d.saveCache()
+	if d.cfg.Imported != nil {
+		d.cfg.Imported()
+	}
 	d.cfg.Log.Info("imported images", "file", path, "images", names, "took", time.Since(start).Round(time.Millisecond))
 }
 

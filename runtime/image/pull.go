@@ -45,7 +45,7 @@ func (s *Store) Pull(ctx context.Context, ref string, auths []engine.Auth, p eng
 		}
 	}
 	// The first login is the one people look at; the others failed as well.
-	return engine.Image{}, fmt.Errorf("failed to pull image %q: %w", ref, joinDistinct(errs))
+	return engine.Image{}, fmt.Errorf("failed to pull and unpack image %q: %w", ref, joinDistinct(errs))
 }
 
 func (s *Store) pull(ctx context.Context, name string, hosts docker.RegistryHosts, p engine.PullProgress) (engine.Image, error) {
