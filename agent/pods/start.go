@@ -242,11 +242,7 @@ func (s *starting) imageFailure(ctx context.Context, err error) *failure {
 		e = &image.Error{Reason: image.ErrImagePull, Err: err}
 	}
 	s.event(core.EventTypeWarning, "Failed", "Error: "+e.Reason)
-	message := e.Err.Error()
-	if e.Reason == image.ErrImagePull {
-		message = fmt.Sprintf("failed to pull image %q: %s", s.named.Image, message)
-	}
-	return &failure{reason: e.Reason, message: message}
+	return &failure{reason: e.Reason, message: e.Err.Error()}
 }
 
 // makeAndStart makes the container and lets it run once the network is there.
