@@ -218,3 +218,14 @@ func edit(t testing.TB, doc string, change func(m map[string]any)) string {
 	}
 	return string(b)
 }
+
+func (w *world) eventually(what string, ok func() bool) {
+	w.Helper()
+	deadline := time.Now().Add(10 * time.Second)
+	for !ok() {
+		if time.Now().After(deadline) {
+			w.Fatalf("waited in vain: %s", what)
+		}
+		time.Sleep(2 * time.Millisecond)
+	}
+}

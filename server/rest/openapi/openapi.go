@@ -40,6 +40,8 @@ type Documents struct {
 	mu sync.RWMutex
 	// byName holds "v2" and "v3/<path>"; guarded by mu, replaced as a whole.
 	byName map[string]Document
+	// base is the embedded document of version 2.
+	base Document
 }
 
 // New takes up the embedded documents; it reads only their index.
@@ -56,16 +58,20 @@ func New() (*Documents, error) {
 	for name, hash := range index {
 		d.byName[name] = Document{Hash: hash, Open: func(protobuf bool) (io.ReadCloser, error) { return openEmbedded(name, protobuf) }}
 	}
+	d.base = d.byName["v2"]
 	return d, nil
 }
 
-// Set replaces or adds a document ("v2", "v3/apis/GROUP/VERSION"); one without
-// Open is taken away.
+// Set replaces or adds a document "v3/apis/GROUP/VERSION"; one without Open is taken
+// away. The document "v2" is kept: what is set under this name is added to it, its
+// definitions and paths as JSON, or the same as a protobuf message.
 func (d *Documents) Set(name string, doc Document) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	next := maps.Clone(d.byName)
-	if doc.Open == nil {
+	if name == "v2" {
+		next[name] = extended(d.base, doc)
+	} else if doc.Open == nil {
 		delete(next, name)
 	} else {
 		next[name] = doc
