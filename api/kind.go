@@ -28,7 +28,7 @@ type Facts struct {
 	// Plural is the resource's name in URLs.
 	Plural string
 	// Singular is empty where it is the kind in lower case.
-	Singular   string
+	Singular string
 	// List is the kind of a list of objects, empty where it is Kind and "List".
 	List       string
 	Short      []string

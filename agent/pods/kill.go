@@ -20,6 +20,8 @@ const (
 	// killAgain is how long SIGKILL may take before the container is looked at and
 	// killed again.
 	killAgain = 10 * time.Second
+	// stopSignal has the engine send what the pod or its image asks for, else SIGTERM.
+	stopSignal = 0
 )
 
 // killing ends one running container.
@@ -82,7 +84,7 @@ func (k *killing) run(ctx context.Context) {
 			return
 		}
 	}
-	if err := k.p.Engine.Signal(ctx, k.id, k.stopSignal(), false); err != nil && !k.isOver(err) && ctx.Err() == nil {
+	if err := k.p.Engine.Signal(ctx, k.id, stopSignal, false); err != nil && !k.isOver(err) && ctx.Err() == nil {
 		k.p.Log.Warn("signalling a container failed", "container", k.id, "err", err)
 	}
 	for {
@@ -118,16 +120,6 @@ func (k *killing) run(ctx context.Context) {
 			k.look(ctx)
 		}
 	}
-}
-
-// stopSignal is what the pod asks for, else SIGTERM.
-func (k *killing) stopSignal() int {
-	if l := k.named.Lifecycle; l != nil && l.StopSignal != nil {
-		if n := unix.SignalNum(string(*l.StopSignal)); n != 0 {
-			return int(n)
-		}
-	}
-	return int(unix.SIGTERM)
 }
 
 // isOver tells whether an error only says that there is nothing left to signal. The
