@@ -95,9 +95,11 @@ func notRoot(t *testing.T, h *lab.Host) {
 	refused(t, o, 1, "root")
 }
 
-// noIptables leaves orch a PATH without iptables. The remedy is in the line.
+// noIptables hides the host's iptables from orch. The remedy is in the line.
 func noIptables(t *testing.T, h *lab.Host) {
-	refused(t, h.Orch([]string{"PATH=" + t.TempDir()}, serverArgs(h, t.TempDir())...), 1, "iptables")
+	hide := `for f in $(ls -d /usr/sbin/*tables* /sbin/*tables* /usr/local/sbin/*tables* 2>/dev/null); do mount --bind /dev/null $(readlink -f $f); done; exec "$@"`
+	o := h.Run("", "unshare", append([]string{"--mount", "timeout", "30", "sh", "-c", hide, "sh", lab.Binary()}, serverArgs(h, t.TempDir())...)...)
+	refused(t, o, 1, "iptables is not installed (remedy: apt-get install iptables")
 }
 
 // corrupt writes over the database; it is left as it is.
