@@ -81,7 +81,7 @@ func (d *definition) row(v *version, f *api.Facts, closed bool) registry.Resourc
 	h := registry.Hooks[unstructured.Unstructured]{
 		Coerce: v.coerce, Default: v.complete, Loaded: v.loaded,
 		Validate: v.validate, ValidateUpdate: v.validateUpdate, ValidateStatus: v.validateStatus,
-		Warn: warn, ForbidUnconditional: true, Closed: closed,
+		Warn: warn, Ratchets: true, ForbidUnconditional: true, Closed: closed,
 		Columns: v.columns(),
 	}
 	if s := v.selectable(); s != nil {

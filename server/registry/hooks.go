@@ -33,6 +33,9 @@ type Hooks[T any] struct {
 	Validate       func(o *T) field.ErrorList
 	ValidateUpdate func(o, old *T) field.ErrorList
 	ValidateStatus func(o, old *T) field.ErrorList
+	// Ratchets: Validate is for new objects only, ValidateUpdate does all of it, as it lets
+	// pass what was there before.
+	Ratchets bool
 	// NameRule says what is wrong with a name; nil means DNS-1123 subdomain. With prefix the
 	// name is a generateName.
 	NameRule func(name string, prefix bool) []string

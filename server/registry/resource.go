@@ -2,12 +2,14 @@ package registry
 
 import (
 	"context"
+	"fmt"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"orch/api"
@@ -62,7 +64,7 @@ type behaviour struct {
 	scale          *scaleHooks
 	coerce         func(o api.Object, list bool) ([]string, error)
 
-	closed                                            bool
+	closed, ratchets                                  bool
 	orphanByDefault, noGC, returnDeleted, keepStatus  bool
 	forbidUnconditional, createOnUpdate, lazy, counts bool
 }
@@ -79,9 +81,27 @@ func Row[T any](k api.Kind[T], h Hooks[T]) Resource { return row(k.Facts, h) }
 // DynamicRow ties behaviour to a kind made at run time; its objects are unstructured.
 func DynamicRow(f *api.Facts, h Hooks[unstructured.Unstructured]) Resource { return row(f, h) }
 
+// deprecation is what to tell users of a type that says that it is old.
+func deprecation(f *api.Facts, o any) string {
+	old, ok := o.(interface{ APILifecycleDeprecated() (major, minor int) })
+	if !ok {
+		return ""
+	}
+	major, minor := old.APILifecycleDeprecated()
+	text := fmt.Sprintf("%s %s is deprecated in v%d.%d+", f.GroupVersion(), f.Kind, major, minor)
+	if r, ok := o.(interface {
+		APILifecycleReplacement() schema.GroupVersionKind
+	}); ok {
+		if gvk := r.APILifecycleReplacement(); !gvk.Empty() {
+			text += fmt.Sprintf("; use %s %s", gvk.GroupVersion(), gvk.Kind)
+		}
+	}
+	return text
+}
+
 // row is the only place where objects become typed.
 func row[T any](f *api.Facts, h Hooks[T]) Resource {
-	r := Resource{Facts: f, FieldNames: h.FieldNames, shape: shapeOf(f)}
+	r := Resource{Facts: f, FieldNames: h.FieldNames, shape: shapeOf(f), Warning: deprecation(f, new(T))}
 	r.hooks = behaviour{
 		setDefaults:    one(h.Default),
 		prepareCreate:  one(h.PrepareCreate),
@@ -96,7 +116,7 @@ func row[T any](f *api.Facts, h Hooks[T]) Resource {
 		held:           asked(h.Held),
 		markDeleting:   one(h.MarkDeleting),
 
-		closed:          h.Closed,
+		closed: h.Closed, ratchets: h.Ratchets,
 		orphanByDefault: h.OrphanByDefault, noGC: h.NoGC, returnDeleted: h.ReturnDeleted, keepStatus: h.KeepStatus,
 		forbidUnconditional: h.ForbidUnconditional, createOnUpdate: h.CreateOnUpdate, lazy: h.Lazy,
 		counts: h.Generation == GenerationAlways || h.Generation == GenerationAuto && r.shape.spec && (f.Status || f.Dynamic),

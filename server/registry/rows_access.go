@@ -60,7 +60,7 @@ func admissionRows() []Resource {
 			Validate: validate.MutatingAdmissionPolicyBinding, ValidateUpdate: validate.MutatingAdmissionPolicyBindingUpdate,
 			Default: defaults.MutatingAdmissionPolicyBinding, Columns: columns.MutatingAdmissionPolicyBinding(), Generation: GenerationAlways, ForbidUnconditional: true}),
 		Row(api.CustomResourceDefinitions, Hooks[apiext.CustomResourceDefinition]{
-			Validate: validate.CustomResourceDefinition, ValidateUpdate: validate.CustomResourceDefinitionUpdate, ValidateStatus: validate.CustomResourceDefinitionStatus,
+			Validate: validate.NewCustomResourceDefinition, ValidateUpdate: validate.CustomResourceDefinitionUpdate, Ratchets: true, ValidateStatus: validate.CustomResourceDefinitionStatus,
 			Default: defaults.CustomResourceDefinition, Columns: columns.CustomResourceDefinition(), ForbidUnconditional: true,
 			PrepareCreate: noteStoredVersion,
 			PrepareUpdate: func(o, _ *apiext.CustomResourceDefinition) { noteStoredVersion(o) },

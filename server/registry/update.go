@@ -46,7 +46,7 @@ var wholeMode = mode{whole: true,
 	},
 	validate: func(w *op, o, old api.Object) field.ErrorList {
 		var errs field.ErrorList
-		if h := w.res.hooks.validate; h != nil && !w.res.Dynamic { // those ratchet: ValidateUpdate does it all
+		if h := w.res.hooks.validate; h != nil && !w.res.hooks.ratchets {
 			errs = h(o)
 		}
 		if h := w.res.hooks.validateUpdate; h != nil {

@@ -5,15 +5,25 @@ import (
 	"slices"
 	"strings"
 
+	"k8s.io/apiextensions-apiserver/pkg/apihelpers"
 	apiext "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
+	"orch/server/validate/crdschema"
 	"orch/server/validate/rule"
 )
 
-// CustomResourceDefinition checks names, versions and conversion. Schemas are
-// checked in depth where they are compiled.
+// NewCustomResourceDefinition checks all of a definition.
+func NewCustomResourceDefinition(o *apiext.CustomResourceDefinition) Errors {
+	e := CustomResourceDefinition(o)
+	for i := range o.Spec.Versions {
+		e = append(e, crdschema.Version(&o.Spec, i, specPath.Child("versions").Index(i))...)
+	}
+	return append(e, crdApproval(o, nil)...)
+}
+
+// CustomResourceDefinition checks names, versions and conversion, without the schemas.
 func CustomResourceDefinition(o *apiext.CustomResourceDefinition) Errors {
 	var e rule.Errors
 	s := &o.Spec
@@ -159,6 +169,12 @@ func crdConversion(e *rule.Errors, c *apiext.CustomResourceConversion, p *field.
 func CustomResourceDefinitionUpdate(o, old *apiext.CustomResourceDefinition) Errors {
 	var e rule.Errors
 	e.Join(CustomResourceDefinition(o))
+	e.Join(crdApproval(o, old))
+	for i := range o.Spec.Versions {
+		if !crdschema.Same(&o.Spec, i, &old.Spec) { // what was accepted once stays accepted
+			e.Join(crdschema.Version(&o.Spec, i, specPath.Child("versions").Index(i)))
+		}
+	}
 	e.Unchanged(specPath.Child("group"), o.Spec.Group, old.Spec.Group)
 	e.Unchanged(specPath.Child("names", "plural"), o.Spec.Names.Plural, old.Spec.Names.Plural)
 	for _, c := range old.Status.Conditions {
@@ -187,4 +203,19 @@ func CustomResourceDefinitionStatus(o, _ *apiext.CustomResourceDefinition) Error
 		}
 	}
 	return e.List()
+}
+
+// crdApproval keeps groups of the Kubernetes community from being used without its word.
+func crdApproval(o, old *apiext.CustomResourceDefinition) (e Errors) {
+	if !apihelpers.IsProtectedCommunityGroup(o.Spec.Group) || old != nil && old.Annotations[apiext.KubeAPIApprovedAnnotation] == o.Annotations[apiext.KubeAPIApprovedAnnotation] {
+		return nil
+	}
+	at, given := metaPath.Child("annotations").Key(apiext.KubeAPIApprovedAnnotation), o.Annotations[apiext.KubeAPIApprovedAnnotation]
+	switch state, reason := apihelpers.GetAPIApprovalState(o.Annotations); state {
+	case apihelpers.APIApprovalInvalid:
+		e = append(e, field.Invalid(at, given, reason))
+	case apihelpers.APIApprovalMissing:
+		e = append(e, field.Required(at, reason))
+	}
+	return e
 }
