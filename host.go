@@ -52,11 +52,18 @@ func (pinned) Pinned(path string) bool { return netns.Is(path) }
 // podDialer reaches ports inside pods for port-forward.
 type podDialer struct{}
 
+// DialPod tries the loopback addresses one after the other. Both at once, as the
+// name localhost would be dialled, is done by threads outside the namespace.
 func (podDialer) DialPod(ctx context.Context, ns string, port uint16) (conn net.Conn, err error) {
 	err = netns.Do(ns, func() error {
 		var d net.Dialer
-		conn, err = d.DialContext(ctx, "tcp", net.JoinHostPort("localhost", strconv.Itoa(int(port))))
-		return err
+		var errs [2]error
+		for i, loopback := range []string{"127.0.0.1", "::1"} {
+			if conn, errs[i] = d.DialContext(ctx, "tcp", net.JoinHostPort(loopback, strconv.Itoa(int(port)))); errs[i] == nil {
+				return nil
+			}
+		}
+		return fmt.Errorf("failed to connect to localhost:%d inside the pod's network namespace: %w; %w", port, errs[0], errs[1])
 	})
 	return conn, err
 }
@@ -120,20 +127,39 @@ func (s shown) Lookup(namespace, name string) (stream.Pod, bool) {
 		return stream.Pod{}, false
 	}
 	out := stream.Pod{UID: found.Pod.UID, NetNS: found.NetNS}
-	terminals := map[string][2]bool{} // TTY, Stdin
-	for _, list := range [][]core.Container{found.Pod.Spec.InitContainers, found.Pod.Spec.Containers} {
-		for _, c := range list {
-			terminals[c.Name] = [2]bool{c.TTY, c.Stdin}
+	for _, c := range declared(found.Pod) {
+		c.Waiting = waitingReason(&found.Status, c.Name)
+		if made, ok := found.Find(c.Name); ok {
+			c.ID, c.Running, c.LogPath, c.PreviousLogPath = made.ID, made.State == engine.Running, made.LogPath, made.PreviousLogPath
 		}
-	}
-	for _, c := range found.Pod.Spec.EphemeralContainers {
-		terminals[c.Name] = [2]bool{c.TTY, c.Stdin}
-	}
-	for _, c := range found.Containers {
-		out.Containers = append(out.Containers, stream.Container{Name: c.Name, ID: c.ID, Running: c.State == engine.Running,
-			TTY: terminals[c.Name][0], Stdin: terminals[c.Name][1], LogPath: c.LogPath, PreviousLogPath: c.PreviousLogPath})
+		out.Containers = append(out.Containers, c)
 	}
 	return out, true
+}
+
+// declared are the containers that a pod's spec names.
+func declared(pod *core.Pod) []stream.Container {
+	var out []stream.Container
+	for _, list := range [][]core.Container{pod.Spec.InitContainers, pod.Spec.Containers} {
+		for _, c := range list {
+			out = append(out, stream.Container{Name: c.Name, TTY: c.TTY, Stdin: c.Stdin})
+		}
+	}
+	for _, c := range pod.Spec.EphemeralContainers {
+		out = append(out, stream.Container{Name: c.Name, TTY: c.TTY, Stdin: c.Stdin})
+	}
+	return out
+}
+
+func waitingReason(s *core.PodStatus, container string) string {
+	for _, list := range [][]core.ContainerStatus{s.InitContainerStatuses, s.ContainerStatuses, s.EphemeralContainerStatuses} {
+		for _, c := range list {
+			if c.Name == container && c.State.Waiting != nil {
+				return c.State.Waiting.Reason
+			}
+		}
+	}
+	return ""
 }
 
 // fields gives volumes the values of the downward API, as the environment has them.

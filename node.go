@@ -124,7 +124,8 @@ func (n *node) makeEngine() (err error) {
 	if err != nil {
 		return err
 	}
-	n.images, err = image.NewDir(image.DirConfig{Path: filepath.Join(n.DataDir, "agent", "images"), Images: n.engine.Images(), Log: n.log})
+	n.images, err = image.NewDir(image.DirConfig{Path: filepath.Join(n.DataDir, "agent", "images"), Images: n.engine.Images(),
+		Imported: func() { n.agent.Poke() }, Log: n.log})
 	return err
 }
 
@@ -156,7 +157,7 @@ func (n *node) Run(ctx context.Context) error {
 	engineCtx, stop := context.WithCancel(context.WithoutCancel(ctx))
 	go func() { running <- n.engine.Run(engineCtx) }()
 	parts := []func(context.Context) error{
-		n.network.Run, n.volumes.Run, n.images.Run, n.agent.Run,
+		n.network.Run, n.volumes.Run, n.images.Run, n.agent.Run, n.streams.Run,
 		func(ctx context.Context) error { return n.serve(ctx, n.streams) },
 	}
 	if n.run != nil {

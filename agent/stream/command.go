@@ -3,10 +3,10 @@ package stream
 import (
 	"context"
 	"fmt"
+	"io"
 	"net/http"
 	"net/url"
 
-	"k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/remotecommand"
 	"k8s.io/streaming/pkg/httpstream"
@@ -23,13 +23,13 @@ func wantedStreams(q url.Values) (wanted, error) {
 		w.stderr = false // a terminal has one output
 	}
 	if !w.stdin && !w.stdout && !w.stderr {
-		return w, errors.NewBadRequest("you must specify at least 1 of stdin, stdout, stderr")
+		return w, refusef(http.StatusBadRequest, "you must specify at least 1 of stdin, stdout, stderr")
 	}
 	return w, nil
 }
 
-// session is a connection that streams of a process are connected to.
-type session interface {
+// remote is a client whose streams a process is connected to.
+type remote interface {
 	// io returns the process's side of the streams.
 	io() engine.IO
 	// gone ends when the client has gone away.
@@ -38,16 +38,19 @@ type session interface {
 	finish(metav1.Status)
 }
 
-// open upgrades the request to a session, by WebSocket or SPDY.
-func open(w http.ResponseWriter, r *http.Request, want wanted) (session, error) {
+// open upgrades the request, by WebSocket or SPDY. It returns nil without an error
+// where the client was answered already.
+func (h *Handler) open(w http.ResponseWriter, r *http.Request, want wanted) (remote, error) {
 	if isWebSocket(r) {
-		return openWebSocket(w, r, want)
+		return h.openWebSocket(w, r, want)
 	}
 	if httpstream.IsUpgradeRequest(r) {
-		return openSPDY(w, r, want)
+		return h.openSPDY(w, r, want)
 	}
-	return nil, errors.NewBadRequest("Upgrade request required")
+	return nil, errNoUpgrade
 }
+
+var errNoUpgrade = refusef(http.StatusBadRequest, "Upgrade request required")
 
 // exec runs a command in a running container.
 func (h *Handler) exec(w http.ResponseWriter, r *http.Request) error {
@@ -62,14 +65,18 @@ func (h *Handler) exec(w http.ResponseWriter, r *http.Request) error {
 	}
 	command := q["command"]
 	if len(command) == 0 {
-		return errors.NewBadRequest("you must specify a command")
+		return refusef(http.StatusBadRequest, "you must specify a command")
 	}
-	s, err := open(w, r, want)
+	s, err := h.open(w, r, want)
 	if err != nil || s == nil {
 		return err
 	}
 	code, err := h.Engine.Exec(s.gone(), c.ID, engine.ExecSpec{Command: command, TTY: want.tty}, s.io())
-	s.finish(outcome(code, err))
+	if err != nil {
+		s.finish(internalError("error executing command in container", err))
+		return nil
+	}
+	s.finish(exited(code))
 	return nil
 }
 
@@ -83,32 +90,36 @@ func (h *Handler) attach(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	if want.stdin && !c.Stdin {
-		want.stdin = false
-	}
-	if c.TTY {
-		want.tty, want.stderr = true, false
-	}
-	s, err := open(w, r, want)
+	s, err := h.open(w, r, want)
 	if err != nil || s == nil {
 		return err
 	}
-	s.finish(outcome(0, h.Engine.Attach(s.gone(), c.ID, s.io())))
+	streams := s.io()
+	if in := streams.Stdin; in != nil && !c.Stdin {
+		streams.Stdin = nil
+		go func() { _, _ = io.Copy(io.Discard, in) }() // ends with the connection
+	}
+	if err := h.Engine.Attach(s.gone(), c.ID, streams); err != nil {
+		s.finish(internalError("error attaching to container", err))
+		return nil
+	}
+	s.finish(exited(0))
 	return nil
 }
 
-// outcome is the Status that remote command clients read the exit code from.
-func outcome(code int, err error) metav1.Status {
-	switch {
-	case err != nil:
-		return metav1.Status{Status: metav1.StatusFailure, Reason: metav1.StatusReasonInternalError, Code: http.StatusInternalServerError,
-			Message: fmt.Sprintf("Internal error occurred: error executing command in container: %v", err)}
-	case code != 0:
-		return metav1.Status{Status: metav1.StatusFailure, Reason: remotecommand.NonZeroExitCodeReason,
-			Message: fmt.Sprintf("command terminated with non-zero exit code: command terminated with exit code %d", code),
-			Details: &metav1.StatusDetails{Causes: []metav1.StatusCause{{Type: remotecommand.ExitCodeCauseType, Message: fmt.Sprint(code)}}}}
+// exited is the Status that remote command clients read the exit code from.
+func exited(code int) metav1.Status {
+	if code == 0 {
+		return metav1.Status{Status: metav1.StatusSuccess}
 	}
-	return metav1.Status{Status: metav1.StatusSuccess}
+	return metav1.Status{Status: metav1.StatusFailure, Reason: remotecommand.NonZeroExitCodeReason,
+		Message: fmt.Sprintf("command terminated with non-zero exit code: command terminated with exit code %d", code),
+		Details: &metav1.StatusDetails{Causes: []metav1.StatusCause{{Type: remotecommand.ExitCodeCauseType, Message: fmt.Sprint(code)}}}}
+}
+
+func internalError(what string, err error) metav1.Status {
+	return metav1.Status{Status: metav1.StatusFailure, Reason: metav1.StatusReasonInternalError, Code: http.StatusInternalServerError,
+		Message: fmt.Sprintf("Internal error occurred: %s: %v", what, err)}
 }
 
 // sizes passes terminal sizes on; when the reader is slow only the newest counts.
@@ -128,4 +139,15 @@ func (s sizes) push(size engine.Size) {
 		default:
 		}
 	}
+}
+
+// counted notes on the link what goes through.
+type counted struct {
+	io.Writer
+	link *link
+}
+
+func (c counted) Write(b []byte) (int, error) {
+	c.link.touch()
+	return c.Writer.Write(b)
 }

@@ -1,15 +1,15 @@
 package stream
 
 import (
+	"bufio"
 	"context"
 	"fmt"
 	"io"
 	"net/http"
 	"net/url"
 	"strconv"
+	"sync"
 	"time"
-
-	"k8s.io/apimachinery/pkg/api/errors"
 
 	"orch/runtime/engine"
 	"orch/runtime/logfile"
@@ -18,34 +18,43 @@ import (
 // logs prints the log of a container: what there is, and with follow what comes
 // until the container has ended.
 func (h *Handler) logs(w http.ResponseWriter, r *http.Request) error {
-	c, err := h.container(r)
-	if err != nil {
-		return err
+	p, ok := h.pod(r)
+	if !ok {
+		return refusef(http.StatusNotFound, "pod does not exist")
+	}
+	pod, name := r.PathValue("pod"), r.PathValue("container")
+	c, ok := p.container(name)
+	if !ok {
+		return refusef(http.StatusNotFound, "container %q not found in pod %q", name, pod)
 	}
 	q := r.URL.Query()
 	o, err := logOptions(q)
 	if err != nil {
-		return errors.NewBadRequest(err.Error())
+		return err
 	}
 	path := c.LogPath
 	if flag(q, "previous") {
 		if path = c.PreviousLogPath; path == "" {
-			return errors.NewBadRequest(fmt.Sprintf("previous terminated container %q in pod %q not found", c.Name, r.PathValue("pod")))
+			return refusef(http.StatusBadRequest, "previous terminated container %q in pod %q not found", name, pod)
 		}
 		o.Follow = false
 	}
-	if path == "" || c.ID == "" && c.LogPath == "" {
-		return errors.NewBadRequest(fmt.Sprintf("container %q in pod %q is waiting to start: ContainerCreating", c.Name, r.PathValue("pod")))
+	if path == "" {
+		return refusef(http.StatusBadRequest, "container %q in pod %q is %s", name, pod, waiting(c.Waiting))
 	}
+	ctx, cancel := context.WithCancel(r.Context())
+	defer cancel()
+	defer context.AfterFunc(h.life, func() {
+		cancel()
+		_ = http.NewResponseController(w).SetWriteDeadline(time.Now()) // a client that reads nothing must not hold us
+	})()
 	if o.Follow {
-		ctx, cancel := context.WithCancel(r.Context())
-		defer cancel()
 		o.Done = h.ended(ctx, c)
 	}
 	w.Header().Set("Content-Type", "text/plain")
 	w.WriteHeader(http.StatusOK)
-	out := &flushing{w, http.NewResponseController(w), o.Follow}
-	out.rc.Flush()
+	out := newSoon(w)
+	defer out.close()
 	stdout, stderr := io.Writer(out), io.Writer(out)
 	switch q.Get("stream") {
 	case "Stdout":
@@ -53,11 +62,24 @@ func (h *Handler) logs(w http.ResponseWriter, r *http.Request) error {
 	case "Stderr":
 		stdout = io.Discard
 	}
-	if err := logfile.Read(r.Context(), path, o, stdout, stderr); err != nil && r.Context().Err() == nil {
+	if err := logfile.Read(ctx, path, o, stdout, stderr); err != nil && ctx.Err() == nil && out.failed() == nil {
 		h.Log.Warn("reading a log failed", "path", path, "err", err)
-		fmt.Fprintf(out, "failed to read the log: %v\n", err)
+		_, _ = fmt.Fprintf(out, "failed to read the log: %v\n", err)
 	}
 	return nil
+}
+
+// waiting words why there is no log, as the kubelet's validateContainerLogStatus does.
+func waiting(reason string) string {
+	switch reason {
+	case "":
+		return "waiting to start - no logs yet"
+	case "ErrImagePull":
+		return "waiting to start: image can't be pulled"
+	case "ImagePullBackOff":
+		return "waiting to start: trying and failing to pull image"
+	}
+	return "waiting to start: " + reason
 }
 
 // ended returns a channel that closes when the container has ended, or ctx.
@@ -80,53 +102,120 @@ func (h *Handler) ended(ctx context.Context, c Container) <-chan struct{} {
 	return done
 }
 
-// flushing sends each piece at once when the log is followed.
-type flushing struct {
-	http.ResponseWriter
-	rc     *http.ResponseController
-	follow bool
+const (
+	// soonBytes and soonTime say when log lines go out: together, but at once for a
+	// person who watches.
+	soonBytes = 32 << 10
+	soonTime  = 10 * time.Millisecond
+)
+
+// soon collects what is written and sends it a moment later: a line that comes
+// alone is not kept waiting, and a million lines are not a million packets.
+type soon struct {
+	w     http.ResponseWriter
+	mu    sync.Mutex
+	buf   *bufio.Writer
+	timer *time.Timer
+	due   bool  // the timer runs
+	err   error // the client is gone
 }
 
-func (f *flushing) Write(b []byte) (int, error) {
-	n, err := f.ResponseWriter.Write(b)
-	if err == nil && f.follow {
-		err = f.rc.Flush()
+// newSoon sends the head at once.
+func newSoon(w http.ResponseWriter) *soon {
+	s := &soon{w: w, buf: bufio.NewWriterSize(w, soonBytes)}
+	s.timer = time.AfterFunc(time.Hour, s.flush)
+	s.timer.Stop()
+	s.flush()
+	return s
+}
+
+func (s *soon) Write(b []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.err != nil {
+		return 0, s.err
 	}
+	if !s.due {
+		s.due = true
+		s.timer.Reset(soonTime)
+	}
+	n, err := s.buf.Write(b)
+	s.err = err
 	return n, err
+}
+
+func (s *soon) flush() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.due = false
+	if s.err == nil {
+		s.err = s.buf.Flush()
+	}
+	if s.err == nil {
+		s.err = http.NewResponseController(s.w).Flush()
+	}
+}
+
+func (s *soon) failed() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.err
+}
+
+// close sends the rest; the timer does nothing afterwards.
+func (s *soon) close() {
+	s.timer.Stop()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.err == nil {
+		_ = s.buf.Flush() // a client that is gone misses nothing
+	}
+	s.err = http.ErrServerClosed
 }
 
 func logOptions(q url.Values) (logfile.Options, error) {
 	o := logfile.Options{Follow: flag(q, "follow"), Timestamps: flag(q, "timestamps")}
-	if s := q.Get("tailLines"); s != "" && s != "all" {
-		n, err := strconv.ParseInt(s, 10, 64)
-		if err != nil || n < 0 {
-			return o, fmt.Errorf("invalid tailLines %q", s)
+	number := func(name string, least int64) (*int64, error) {
+		s := q.Get(name)
+		if s == "" {
+			return nil, nil
 		}
-		o.Tail = &n
+		n, err := strconv.ParseInt(s, 10, 64)
+		if err != nil || n < least {
+			return nil, refusef(http.StatusBadRequest, "invalid %s %q", name, s)
+		}
+		return &n, nil
 	}
-	if s := q.Get("limitBytes"); s != "" {
-		n, err := strconv.ParseInt(s, 10, 64)
-		if err != nil || n < 1 {
-			return o, fmt.Errorf("invalid limitBytes %q", s)
+	var err error
+	if q.Get("tailLines") != "all" {
+		if o.Tail, err = number("tailLines", 0); err != nil {
+			return o, err
 		}
-		o.LimitBytes = n
 	}
-	if s := q.Get("sinceSeconds"); s != "" {
-		n, err := strconv.ParseInt(s, 10, 64)
-		if err != nil || n < 1 {
-			return o, fmt.Errorf("invalid sinceSeconds %q", s)
-		}
-		o.Since = time.Now().Add(-time.Duration(n) * time.Second)
+	limit, err := number("limitBytes", 1)
+	if err != nil {
+		return o, err
+	}
+	if limit != nil {
+		o.LimitBytes = *limit
+	}
+	seconds, err := number("sinceSeconds", 1)
+	if err != nil {
+		return o, err
+	}
+	if seconds != nil {
+		o.Since = time.Now().Add(-time.Duration(min(*seconds, maxSeconds)) * time.Second)
 	}
 	if s := q.Get("sinceTime"); s != "" {
-		t, err := time.Parse(time.RFC3339Nano, s)
-		if err != nil {
-			return o, fmt.Errorf("invalid sinceTime %q", s)
+		if o.Since, err = time.Parse(time.RFC3339Nano, s); err != nil {
+			return o, refusef(http.StatusBadRequest, "invalid sinceTime %q", s)
 		}
-		o.Since = t
 	}
 	return o, nil
 }
+
+// maxSeconds is as far back as a Duration reaches.
+const maxSeconds = int64(1<<63-1) / int64(time.Second)
 
 // flag reads a boolean query parameter; "" with the key present is true, as the
 // kubelet's "1" is.

@@ -7,152 +7,245 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"slices"
 	"strconv"
-	"strings"
 	"sync"
 	"time"
 
+	"github.com/gorilla/websocket"
 	core "k8s.io/api/core/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/portforward"
 	"k8s.io/streaming/pkg/httpstream"
 	"k8s.io/streaming/pkg/httpstream/spdy"
 )
 
 const (
-	// forwardProtocol is the protocol of port-forward over SPDY; over WebSocket the
-	// whole SPDY connection goes through a tunnel with tunnelProtocol.
-	forwardProtocol = "portforward.k8s.io"
+	// tunnelProtocol carries the whole SPDY connection inside a WebSocket.
+	forwardProtocol = portforward.PortForwardProtocolV1Name
 	tunnelProtocol  = "SPDY/3.1+" + forwardProtocol
 	// maxForwards bounds the connections through one port-forward.
-	maxForwards = 256
+	maxForwards = 1000
 )
 
-// forwarder serves the connections of one port-forward.
+// forwarder forwards connections to the ports of one pod.
 type forwarder struct {
 	dial func(ctx context.Context, port uint16) (net.Conn, error)
-
-	mu    sync.Mutex
-	pairs map[string]*pair // by request ID, until both streams are there
-	count int
-	work  sync.WaitGroup
+	pod  string
+	uid  types.UID
+	link *link
 }
 
-// pair is one forwarded connection: its data and the stream that tells of errors.
-type pair struct{ data, errors httpstream.Stream }
-
+// portForward reaches ports of a pod: over SPDY, over SPDY in a WebSocket (today's
+// kubectl), or with the ports as channels of a WebSocket (other clients).
 func (h *Handler) portForward(w http.ResponseWriter, r *http.Request) error {
-	p, err := h.pod(r)
-	if err != nil {
-		return err
+	p, ok := h.pod(r)
+	if !ok {
+		return cannotUpgrade(http.StatusInternalServerError, "pod not found (%q)", fullName(r))
 	}
-	f := &forwarder{pairs: map[string]*pair{}, dial: func(ctx context.Context, port uint16) (net.Conn, error) {
+	f := &forwarder{pod: fullName(r), uid: p.UID, link: h.newLink(r), dial: func(ctx context.Context, port uint16) (net.Conn, error) {
 		return h.Dialer.DialPod(ctx, p.NetNS, port)
 	}}
-	ctx, cancel := context.WithCancel(r.Context())
-	defer cancel()
-	conn, err := f.upgrade(ctx, w, r)
-	if err != nil || conn == nil {
-		return err
+	defer f.link.cancel()
+	switch {
+	case isWebSocket(r) && slices.Contains(websocket.Subprotocols(r), tunnelProtocol):
+		ws, err := h.upgrade(w, r, f.link, tunnelProtocol)
+		if ws == nil {
+			return err
+		}
+		m := newMultiplexed(f, h.SetupTimeout)
+		conn, err := spdy.NewServerConnectionWithPings(&framed{portforward.NewTunnelingConnection("node", ws), nil}, m.opened, h.Ping)
+		if err != nil {
+			return nil // nothing can be answered any more
+		}
+		m.run(conn)
+	case isWebSocket(r):
+		return h.forwardChannels(w, r, f)
+	case httpstream.IsUpgradeRequest(r):
+		if _, err := httpstream.Handshake(r, w, []string{forwardProtocol}); err != nil {
+			return nil // it has answered
+		}
+		m := newMultiplexed(f, h.SetupTimeout)
+		if conn := spdy.NewResponseUpgraderWithPings(h.Ping).UpgradeResponse(watched{w, f.link, true}, r, m.opened); conn != nil {
+			m.run(conn)
+		}
+	default:
+		return errNoUpgrade
 	}
-	select {
-	case <-conn.CloseChan():
-	case <-ctx.Done():
-	}
-	conn.Close()
-	cancel()
-	f.work.Wait()
 	return nil
 }
 
-// upgrade makes the SPDY connection, directly or inside a WebSocket. A nil
-// connection without an error was refused with an answer.
-func (f *forwarder) upgrade(ctx context.Context, w http.ResponseWriter, r *http.Request) (httpstream.Connection, error) {
-	opened := func(s httpstream.Stream, sent <-chan struct{}) error { return f.opened(ctx, s, sent) }
-	switch {
-	case isWebSocket(r) && strings.Contains(r.Header.Get("Sec-Websocket-Protocol"), tunnelProtocol):
-		ws, err := upgrader(tunnelProtocol).Upgrade(w, r, nil)
-		if err != nil {
-			return nil, nil
-		}
-		return spdy.NewServerConnectionWithPings(portforward.NewTunnelingConnection("node", ws), opened, time.Minute)
-	case isWebSocket(r):
-		return nil, apierrors.NewBadRequest("port-forward over WebSocket needs the subprotocol " + tunnelProtocol)
-	case !httpstream.IsUpgradeRequest(r):
-		return nil, apierrors.NewBadRequest("Upgrade request required")
-	}
-	if _, err := httpstream.Handshake(r, w, []string{forwardProtocol}); err != nil {
-		return nil, apierrors.NewBadRequest(err.Error())
-	}
-	return spdy.NewResponseUpgraderWithPings(time.Minute).UpgradeResponse(w, r, opened), nil
+// framed bounds the SPDY frames that come out of a tunnel.
+type framed struct {
+	net.Conn
+	in *frames
 }
 
-// opened takes a new stream; the second of a pair starts the forwarding.
-func (f *forwarder) opened(ctx context.Context, s httpstream.Stream, sent <-chan struct{}) error {
+func (f *framed) Read(b []byte) (int, error) {
+	if f.in == nil { // the library reads from one goroutine
+		f.in = &frames{r: f.Conn}
+	}
+	return f.in.Read(b)
+}
+
+// forward copies both ways until both sides have ended, or the link has. The error
+// is what the client is to be told.
+func (f *forwarder) forward(port uint16, data io.ReadWriter, ended func()) error {
+	wrong := func(err error) error {
+		return fmt.Errorf("error forwarding port %d to pod %s, uid %v: %w", port, f.pod, f.uid, err)
+	}
+	conn, err := f.dial(f.link.ctx, port)
+	if err != nil {
+		return wrong(err)
+	}
+	defer conn.Close()
+	stop := context.AfterFunc(f.link.ctx, func() { conn.Close() })
+	defer stop()
+	sent := make(chan struct{})
+	go func() {
+		defer close(sent)
+		_, err := io.Copy(counted{conn, f.link}, data)
+		if half, ok := conn.(interface{ CloseWrite() error }); ok && err == nil {
+			_ = half.CloseWrite() // a pod that is gone already has ended reading, too
+		}
+	}()
+	_, err = io.Copy(counted{data, f.link}, conn)
+	ended()
+	<-sent // the client ends its half once it has seen the end of ours
+	if err != nil && f.link.ctx.Err() == nil {
+		return wrong(err)
+	}
+	return nil
+}
+
+// multiplexed is a port-forward over SPDY: each forwarded connection is a pair of
+// streams, one for its data and one to tell of errors.
+type multiplexed struct {
+	*forwarder
+	patience time.Duration
+	ready    chan struct{} // closed when conn is set
+
+	mu    sync.Mutex
+	conn  httpstream.Connection
+	pairs map[string]*pair // by request ID, until both streams are there
+	count int              // pairs that are forwarded
+	work  sync.WaitGroup
+}
+
+// pair is one forwarded connection.
+type pair struct {
+	data, errors httpstream.Stream
+	timeout      *time.Timer
+}
+
+func newMultiplexed(f *forwarder, patience time.Duration) *multiplexed {
+	return &multiplexed{forwarder: f, patience: patience, pairs: map[string]*pair{}, ready: make(chan struct{})}
+}
+
+// run serves the connection until the link ends.
+func (m *multiplexed) run(conn httpstream.Connection) {
+	m.conn = conn
+	close(m.ready)
+	follow(conn, m.link)
+	conn.Close() // ends what waits for streams
+	m.mu.Lock()
+	for id, p := range m.pairs {
+		p.timeout.Stop()
+		delete(m.pairs, id)
+	}
+	m.mu.Unlock()
+	m.work.Wait()
+}
+
+// opened takes a new stream; the second of a pair starts the forwarding. An error
+// refuses the stream; a client that does not keep to the protocol is let go.
+func (m *multiplexed) opened(s httpstream.Stream, sent <-chan struct{}) error {
 	port, err := strconv.ParseUint(s.Headers().Get(core.PortHeader), 10, 16)
 	if err != nil || port == 0 {
-		return fmt.Errorf("%q is no port", s.Headers().Get(core.PortHeader))
+		m.link.cancel()
+		return fmt.Errorf("unable to parse %q as a port", s.Headers().Get(core.PortHeader))
 	}
-	id := s.Headers().Get(core.PortForwardRequestIDHeader)
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if f.count >= maxForwards {
-		return fmt.Errorf("more than %d connections at once", maxForwards)
+	kind, id := s.Headers().Get(core.StreamType), requestID(s)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.link.ctx.Err() != nil {
+		return errors.New("the connection is closing")
 	}
-	p := f.pairs[id]
+	p := m.pairs[id]
 	if p == nil {
-		p = &pair{}
-		f.pairs[id] = p
+		if len(m.pairs)+m.count >= maxForwards {
+			return fmt.Errorf("more than %d connections at once", maxForwards)
+		}
+		p = &pair{timeout: time.AfterFunc(m.patience, func() { m.giveUp(id) })}
+		m.pairs[id] = p
 	}
-	switch kind := s.Headers().Get(core.StreamType); kind {
-	case core.StreamTypeData:
+	switch {
+	case kind == core.StreamTypeData && p.data == nil:
 		p.data = s
-	case core.StreamTypeError:
+	case kind == core.StreamTypeError && p.errors == nil:
 		p.errors = s
 	default:
-		return fmt.Errorf("%q is no stream type of a port-forward", kind)
+		m.link.cancel()
+		return fmt.Errorf("a stream of type %q that is unknown or there already", kind)
 	}
 	if p.data == nil || p.errors == nil {
 		return nil
 	}
-	delete(f.pairs, id)
-	f.count++
-	f.work.Go(func() {
+	p.timeout.Stop()
+	delete(m.pairs, id)
+	m.count++
+	m.work.Go(func() {
 		<-sent
-		f.forward(ctx, p, uint16(port))
+		m.serve(p, uint16(port))
 	})
 	return nil
 }
 
-// forward copies both ways until both sides have ended.
-func (f *forwarder) forward(ctx context.Context, p *pair, port uint16) {
-	defer func() {
-		p.data.Close()
-		p.errors.Close()
-		f.mu.Lock()
-		f.count--
-		f.mu.Unlock()
-	}()
-	conn, err := f.dial(ctx, port)
-	if err != nil {
-		fmt.Fprintf(p.errors, "an error occurred forwarding %d: %v", port, err)
-		p.data.Reset()
-		return
+// requestID pairs streams. Clients that send none open the error stream first, and
+// the data stream next.
+func requestID(s httpstream.Stream) string {
+	if id := s.Headers().Get(core.PortForwardRequestIDHeader); id != "" {
+		return id
 	}
-	defer conn.Close()
-	stop := context.AfterFunc(ctx, func() { conn.Close() })
-	defer stop()
-	in := make(chan error, 1)
-	go func() {
-		_, err := io.Copy(conn, p.data)
-		if half, ok := conn.(interface{ CloseWrite() error }); ok {
-			err = errors.Join(err, half.CloseWrite())
+	id := s.Identifier()
+	if s.Headers().Get(core.StreamType) == core.StreamTypeData {
+		id -= 2
+	}
+	return "stream " + strconv.FormatUint(uint64(id), 10)
+}
+
+// giveUp drops a stream whose other half did not come.
+func (m *multiplexed) giveUp(id string) {
+	m.mu.Lock()
+	p := m.pairs[id]
+	delete(m.pairs, id)
+	m.mu.Unlock()
+	if p != nil {
+		m.drop(p.data, p.errors)
+	}
+}
+
+// drop forgets streams, which must not be used any more.
+func (m *multiplexed) drop(streams ...httpstream.Stream) {
+	<-m.ready
+	for _, s := range streams {
+		if s != nil {
+			_ = s.Reset()
+			m.conn.RemoveStreams(s)
 		}
-		in <- err
-	}()
-	if _, err := io.Copy(p.data, conn); err != nil && ctx.Err() == nil {
-		fmt.Fprintf(p.errors, "an error occurred forwarding %d: %v", port, err)
 	}
-	p.data.Close()
-	<-in // the client ends its half once it has seen the end of ours
+}
+
+func (m *multiplexed) serve(p *pair, port uint16) {
+	defer func() {
+		_ = p.errors.Close()
+		m.drop(p.data, p.errors)
+		m.mu.Lock()
+		m.count--
+		m.mu.Unlock()
+	}()
+	go func() { _, _ = io.Copy(io.Discard, p.errors) }() // nothing is expected; it ends with the stream
+	if err := m.forward(port, p.data, func() { _ = p.data.Close() }); err != nil {
+		_, _ = io.WriteString(p.errors, err.Error())
+	}
 }
