@@ -103,6 +103,7 @@ func (s *Server) assemble(store datastore.Store) (err error) {
 	if s.registry, err = registry.New(registry.Config{Store: store, Resources: registry.BuiltIn(), Log: s.log}); err != nil {
 		return err
 	}
+	s.registry.SetRead(api.ComponentStatuses.Facts, s.componentStatuses(store))
 	self := s.registry.Client(loopback)
 	s.access, err = access.New(access.Config{Keys: s.pki, Cache: self, ClusterDomain: s.cfg.ClusterDomain, URL: s.url()})
 	if err != nil {

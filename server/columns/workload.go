@@ -7,6 +7,7 @@ import (
 	"time"
 
 	apps "k8s.io/api/apps/v1"
+	autoscalingv1 "k8s.io/api/autoscaling/v1"
 	autoscaling "k8s.io/api/autoscaling/v2"
 	batch "k8s.io/api/batch/v1"
 	core "k8s.io/api/core/v1"
@@ -352,4 +353,13 @@ func wantedValue(t autoscaling.MetricTarget) string {
 		return fmt.Sprintf("%d%%", *t.AverageUtilization)
 	}
 	return "<auto>"
+}
+
+// Scale shows the replicas of anything that can be scaled.
+func Scale() []Column[autoscalingv1.Scale] {
+	type s = autoscalingv1.Scale
+	return list(name[s](),
+		number("Desired", autoscalingv1.ScaleSpec{}.SwaggerDoc()["replicas"], func(o *s) int { return int(o.Spec.Replicas) }),
+		number("Available", autoscalingv1.ScaleStatus{}.SwaggerDoc()["replicas"], func(o *s) int { return int(o.Status.Replicas) }),
+		age[s]())
 }

@@ -41,7 +41,7 @@ func (r *Registry) Get(ctx context.Context, q Request, o metav1.GetOptions) (Res
 		return Result{}, err
 	}
 	if res.Computed {
-		return Result{}, apierrors.NewMethodNotSupported(res.GroupResource(), "get")
+		return r.readOne(ctx, res, q.Name)
 	}
 	rev, err := parseRevision(o.ResourceVersion)
 	if err != nil {
@@ -58,6 +58,20 @@ func (r *Registry) Get(ctx context.Context, q Request, o metav1.GetOptions) (Res
 		return Result{Object: res.scaleOf(item)}, nil
 	}
 	return answer(item), nil
+}
+
+// readOne reads an object of a kind that is not stored.
+func (r *Registry) readOne(ctx context.Context, res *Resource, name string) (Result, error) {
+	fn := r.reads[res.Facts]
+	if fn == nil {
+		return Result{}, apierrors.NewMethodNotSupported(res.GroupResource(), "get")
+	}
+	for _, o := range fn(ctx) {
+		if o.GetName() == name {
+			return answer(cache.NewItem(res.kind, o, 0)), nil
+		}
+	}
+	return Result{}, apierrors.NewNotFound(res.GroupResource(), name)
 }
 
 // fresh waits until reads show revision.
@@ -80,6 +94,13 @@ func (r *Registry) List(ctx context.Context, q Request, o metav1.ListOptions) (*
 	res, err := r.resource(ctx, &q)
 	if err != nil {
 		return nil, err
+	}
+	if fn := r.reads[res.Facts]; fn != nil {
+		l := &List{}
+		for _, o := range fn(ctx) {
+			l.Items = append(l.Items, cache.NewItem(res.kind, o, 0))
+		}
+		return l, nil
 	}
 	filter, err := res.filter(&q, &o, false)
 	if err != nil {

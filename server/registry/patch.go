@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"reflect"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -12,6 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/json"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"orch/api"
@@ -56,7 +58,7 @@ func (w *op) patched(old *Item, pt types.PatchType, patch []byte, strictness str
 		return nil, patchError(err)
 	}
 	obj := w.res.New()
-	if err := w.decodePatched(doc, patch, obj, strictness); err != nil {
+	if err := w.decodePatched(patchedDoc{pt, doc, patch}, obj, strictness); err != nil {
 		return nil, err
 	}
 	if gvk := obj.GetObjectKind().GroupVersionKind(); gvk != w.res.GVK() {
@@ -65,15 +67,21 @@ func (w *op) patched(old *Item, pt types.PatchType, patch []byte, strictness str
 	return obj, w.checkTarget(obj)
 }
 
+// patchedDoc is what a patch made, and the patch.
+type patchedDoc struct {
+	kind       types.PatchType
+	doc, patch []byte
+}
+
 // decodePatched reads what a patch made, as strictly as the client asked for.
-func (w *op) decodePatched(doc, patch []byte, into runtime.Object, strictness string) error {
+func (w *op) decodePatched(p patchedDoc, into runtime.Object, strictness string) error {
 	careful := strictness == metav1.FieldValidationStrict || strictness != metav1.FieldValidationIgnore && w.q.Warn != nil
-	strict, err := apply.Decode(doc, into, careful)
+	strict, err := apply.Decode(p.doc, into, careful)
 	if err != nil {
-		return apierrors.NewBadRequest(err.Error())
+		return p.invalid(p.reason(into, err))
 	}
 	if careful {
-		strict = append(apply.Repeated(patch), strict...)
+		strict = append(apply.Repeated(p.patch), strict...)
 	}
 	unknown, err := w.r.Coerce(w.res.Facts, into, careful)
 	if err != nil {
@@ -83,14 +91,40 @@ func (w *op) decodePatched(doc, patch []byte, into runtime.Object, strictness st
 	switch {
 	case len(strict) == 0:
 	case strictness == metav1.FieldValidationStrict:
-		return apierrors.NewInvalid(schema.GroupKind{}, "", field.ErrorList{
-			field.Invalid(field.NewPath("patch"), string(patch), runtime.NewStrictDecodingError(strict).Error())})
+		return p.invalid(runtime.NewStrictDecodingError(strict))
 	default:
 		for _, e := range strict {
 			w.Warn(e.Error())
 		}
 	}
 	return nil
+}
+
+// invalid says what is wrong with the outcome. Upstream shows the patch where it was
+// a strategic one, as a Go map, and the patched object else.
+func (p patchedDoc) invalid(err error) error {
+	shown := string(p.doc)
+	if p.kind == types.StrategicMergePatchType {
+		var m map[string]any
+		if json.Unmarshal(p.patch, &m) == nil {
+			shown = fmt.Sprintf("%+v", m)
+		}
+	}
+	return apierrors.NewInvalid(schema.GroupKind{}, "", field.ErrorList{field.Invalid(field.NewPath("patch"), shown, err.Error())})
+}
+
+// reason words a failure to decode: upstream does not go through JSON with what a
+// strategic patch made, and has other words then.
+func (p patchedDoc) reason(into runtime.Object, err error) error {
+	var m map[string]any
+	if p.kind != types.StrategicMergePatchType || json.Unmarshal(p.doc, &m) != nil {
+		return err
+	}
+	fresh := reflect.New(reflect.TypeOf(into).Elem()).Interface()
+	if other := runtime.DefaultUnstructuredConverter.FromUnstructured(m, fresh); other != nil {
+		return other
+	}
+	return err
 }
 
 // unknownFields words the fields that a schema does not know.

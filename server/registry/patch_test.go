@@ -30,7 +30,7 @@ func TestPatch(t *testing.T) {
 		{name: "merge by null", pt: types.MergePatchType, patch: `{"data":null}`, want: "map[]"},
 		{name: "merge not an object", pt: types.MergePatchType, patch: `[]`, code: 400, want: "error decoding patch"},
 		{name: "merge broken", pt: types.MergePatchType, patch: `{"data"`, code: 400, want: "error decoding patch"},
-		{name: "merge wrong type", pt: types.MergePatchType, patch: `{"data":7}`, code: 400, want: "cannot unmarshal number"},
+		{name: "merge wrong type", pt: types.MergePatchType, patch: `{"data":7}`, code: 422, want: `data\":7}": json: cannot unmarshal number into Go struct field ConfigMap.data`},
 		{name: "merge name", pt: types.MergePatchType, patch: `{"metadata":{"name":"z"}}`, code: 400, want: "does not match the name on the URL"},
 		{name: "merge old version", pt: types.MergePatchType, patch: `{"metadata":{"resourceVersion":"1"}}`, code: 409, want: conflictMessage},
 		{name: "merge unknown field", pt: types.MergePatchType, patch: `{"date":{"b":"2"}}`, strict: "Strict", code: 422, want: `unknown field "date"`},
@@ -40,6 +40,8 @@ func TestPatch(t *testing.T) {
 		{name: "json broken", pt: types.JSONPatchType, patch: `{"op":"x"}`, code: 400, want: "error decoding patch"},
 		{name: "json too long", pt: types.JSONPatchType, patch: "[" + strings.Repeat(`{"op":"test","path":"/data/a","value":"1"},`, 10000) + `{"op":"test","path":"/data/a","value":"1"}]`, code: 413, want: "allowed maximum operations in a JSON patch is 10000, got 10001"},
 		{name: "strategic", pt: types.StrategicMergePatchType, patch: `{"data":{"b":"2"}}`, want: "map[a:1 b:2]"},
+		{name: "strategic wrong type", pt: types.StrategicMergePatchType, patch: `{"immutable":"x"}`, code: 422, want: `"" is invalid: patch: Invalid value: "map[immutable:x]": unrecognized type: bool`},
+		{name: "strategic unknown field", pt: types.StrategicMergePatchType, patch: `{"date":{"b":"2"}}`, strict: "Strict", code: 422, want: `Invalid value: "map[date:map[b:2]]": strict decoding error: unknown field "date"`},
 		{name: "strategic replace", pt: types.StrategicMergePatchType, patch: `{"data":{"$patch":"replace","b":"2"}}`, want: "map[b:2]"},
 	}
 	for _, tt := range tests {

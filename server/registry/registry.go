@@ -63,6 +63,7 @@ type Registry struct {
 	admission Admission
 	subs      map[subKey]SubFunc
 	computes  map[*api.Facts]ComputeFunc
+	reads     map[*api.Facts]func(context.Context) []api.Object
 
 	table atomic.Pointer[table] // replaced as a whole, under mu
 	mu    sync.Mutex
@@ -100,7 +101,7 @@ func New(c Config) (*Registry, error) {
 	}
 	r := &Registry{
 		store: c.Store, now: c.Now, log: c.Log, apply: apply.New(c.Now),
-		subs: map[subKey]SubFunc{}, computes: map[*api.Facts]ComputeFunc{},
+		subs: map[subKey]SubFunc{}, computes: map[*api.Facts]ComputeFunc{}, reads: map[*api.Facts]func(context.Context) []api.Object{},
 	}
 	t := &table{byFacts: map[*api.Facts]*Resource{}, byName: map[string]*Resource{}, changed: make(chan struct{})}
 	var kinds []*cache.Kind
@@ -132,6 +133,10 @@ func (r *Registry) SetSub(f *api.Facts, sub string, fn SubFunc) { r.subs[subKey{
 
 // SetCompute answers creates of a kind that is not stored. Call it before Run.
 func (r *Registry) SetCompute(f *api.Facts, fn ComputeFunc) { r.computes[f] = fn }
+
+// SetRead answers reads of a kind that is not stored: fn gives all its objects by
+// name. Call it before Run.
+func (r *Registry) SetRead(f *api.Facts, fn func(context.Context) []api.Object) { r.reads[f] = fn }
 
 func (t *table) add(res *Resource) error {
 	name := tableName(res.Group, res.Version, res.Plural)

@@ -27,7 +27,7 @@ func coreRows() []Resource {
 			},
 		}),
 		Row(api.Endpoints, Hooks[core.Endpoints]{
-			Validate: validate.Endpoints, ValidateUpdate: validate.EndpointsUpdate, Warn: validate.EndpointsWarnings,
+			Validate: validate.Endpoints, ValidateUpdate: validate.EndpointsUpdate,
 			Default: defaults.Endpoints, Columns: columns.Endpoints(), CreateOnUpdate: true}),
 		Row(api.Nodes, Hooks[core.Node]{
 			Validate: validate.Node, ValidateUpdate: validate.NodeUpdate, Warn: validate.NodeWarnings, ValidateStatus: validate.NodeUpdate,
@@ -61,7 +61,7 @@ func coreRows() []Resource {
 		Row(api.ResourceQuotas, Hooks[core.ResourceQuota]{
 			Validate: validate.ResourceQuota, ValidateUpdate: validate.ResourceQuotaUpdate, ValidateStatus: validate.ResourceQuotaStatus,
 			Default: defaults.ResourceQuota, Columns: columns.ResourceQuota(), Generation: GenerationNever, ReturnDeleted: true}),
-		Row(api.ComponentStatuses, Hooks[core.ComponentStatus]{Warn: validate.ComponentStatusWarnings, Columns: columns.ComponentStatus()}),
+		Row(api.ComponentStatuses, Hooks[core.ComponentStatus]{Columns: columns.ComponentStatus()}),
 		Row(api.Bindings, Hooks[core.Binding]{Validate: validate.Binding}),
 	}
 }

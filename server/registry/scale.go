@@ -13,6 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"orch/api"
+	"orch/server/columns"
 )
 
 // scaleOf shows an object through its scale subresource.
@@ -51,6 +52,9 @@ func (w *op) updateScale(ctx context.Context, body runtime.Object) (Result, erro
 	return w.rescale(ctx, named, func(*Item) (*autoscaling.Scale, error) { return s, nil })
 }
 
+// ScaleColumns is the Table output of scales.
+func ScaleColumns() []Column[autoscaling.Scale] { return columns.Scale() }
+
 func (w *op) patchScale(ctx context.Context, pt types.PatchType, patch []byte, o *metav1.PatchOptions) (Result, error) {
 	return w.rescale(ctx, false, func(old *Item) (*autoscaling.Scale, error) {
 		now := w.res.scaleOf(old)
@@ -63,7 +67,7 @@ func (w *op) patchScale(ctx context.Context, pt types.PatchType, patch []byte, o
 			return nil, patchError(err)
 		}
 		s := &autoscaling.Scale{}
-		return s, w.decodePatched(doc, patch, s, o.FieldValidation)
+		return s, w.decodePatched(patchedDoc{pt, doc, patch}, s, o.FieldValidation)
 	})
 }
 

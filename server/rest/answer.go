@@ -8,6 +8,7 @@ import (
 	"sync"
 
 	"github.com/klauspost/compress/gzip"
+	autoscaling "k8s.io/api/autoscaling/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
@@ -51,6 +52,13 @@ func (s *Server) encode(dst []byte, q *request, m wire.Media, res registry.Resul
 		}
 		return wire.AppendItem(dst, m, res.Item)
 	}
+	if scale, is := res.Object.(*autoscaling.Scale); is && m.Shape == wire.Table {
+		t, err := table.Scale(scale, s.tableOptions(q, m))
+		if err != nil {
+			return dst, err
+		}
+		return wire.AppendObject(dst, m, t, tableGVK(m))
+	}
 	gvk := s.config.Registry.BodyFor(q.row.Facts, q.sub).GVK()
 	if _, is := res.Object.(*metav1.Status); is {
 		gvk = wire.StatusGVK()
@@ -60,8 +68,11 @@ func (s *Server) encode(dst []byte, q *request, m wire.Media, res registry.Resul
 
 // tableOf renders items as rows for people.
 func (s *Server) tableOf(q *request, m wire.Media, items []*registry.Item, head metav1.ListMeta) (*metav1.Table, error) {
-	include := metav1.IncludeObjectPolicy(q.query.Get("includeObject"))
-	return table.Build(q.row, items, head, table.Options{Include: include, Version: m.Version, Now: s.now()})
+	return table.Build(q.row, items, head, s.tableOptions(q, m))
+}
+
+func (s *Server) tableOptions(q *request, m wire.Media) table.Options {
+	return table.Options{Include: metav1.IncludeObjectPolicy(q.query.Get("includeObject")), Version: m.Version, Now: s.now()}
 }
 
 func tableGVK(m wire.Media) schema.GroupVersionKind {

@@ -317,16 +317,6 @@ func ServiceWarnings(o, _ *core.Service) []string {
 	return w.list
 }
 
-// EndpointsWarnings says that the kind is old.
-func EndpointsWarnings(_, _ *core.Endpoints) []string {
-	return []string{"v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice"}
-}
-
-// ComponentStatusWarnings says that the kind is old.
-func ComponentStatusWarnings(_, _ *core.ComponentStatus) []string {
-	return []string{"v1 ComponentStatus is deprecated in v1.19+"}
-}
-
 // IngressWarnings says that the annotation is old.
 func IngressWarnings(o, _ *networking.Ingress) []string {
 	if _, has := o.Annotations[ingressClassNote]; has {

@@ -7,10 +7,10 @@ import (
 	"fmt"
 	"time"
 
+	autoscaling "k8s.io/api/autoscaling/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime"
 
 	"orch/server/registry"
 )
@@ -24,14 +24,22 @@ type Options struct {
 	Now     time.Time
 }
 
-// Build renders items of one row of the kind table.
-func Build(row *registry.Resource, items []*registry.Item, head metav1.ListMeta, o Options) (*metav1.Table, error) {
+// complete fills in what includeObject is by default.
+func (o *Options) complete() error {
 	switch o.Include {
 	case "":
 		o.Include = metav1.IncludeMetadata
 	case metav1.IncludeNone, metav1.IncludeMetadata, metav1.IncludeObject:
 	default:
-		return nil, apierrors.NewBadRequest(fmt.Sprintf("Invalid value for includeObject: must be 'None', 'Metadata', or 'Object': %q", o.Include))
+		return apierrors.NewBadRequest(fmt.Sprintf("Invalid value for includeObject: must be 'None', 'Metadata', or 'Object': %q", o.Include))
+	}
+	return nil
+}
+
+// Build renders items of one row of the kind table.
+func Build(row *registry.Resource, items []*registry.Item, head metav1.ListMeta, o Options) (*metav1.Table, error) {
+	if err := o.complete(); err != nil {
+		return nil, err
 	}
 	t := &metav1.Table{ListMeta: head, ColumnDefinitions: columnsOf(row), Rows: make([]metav1.TableRow, len(items))}
 	for i, item := range items {
@@ -60,17 +68,37 @@ func rowOf(row *registry.Resource, item *registry.Item, o Options) (metav1.Table
 	for i, c := range row.Columns {
 		r.Cells[i] = c.Cell(item.Object(), o.Now)
 	}
+	var err error
+	r.Object.Raw, err = o.include(item.Object(), func() ([]byte, error) { return item.AppendJSON(nil) })
+	return r, err
+}
+
+// include gives what goes along with the cells.
+func (o Options) include(of metav1.Object, whole func() ([]byte, error)) ([]byte, error) {
 	switch o.Include {
 	case metav1.IncludeObject:
-		data, err := item.AppendJSON(nil)
-		r.Object = runtime.RawExtension{Raw: data}
-		return r, err
+		return whole()
 	case metav1.IncludeMetadata:
-		p := meta.AsPartialObjectMetadata(item.Object())
+		p := meta.AsPartialObjectMetadata(of)
 		p.TypeMeta = metav1.TypeMeta{Kind: "PartialObjectMetadata", APIVersion: metav1.GroupName + "/" + o.Version}
-		data, err := json.Marshal(p)
-		r.Object = runtime.RawExtension{Raw: data}
-		return r, err
+		return json.Marshal(p)
 	}
-	return r, nil
+	return nil, nil
+}
+
+// Scale renders the scale of an object, which is in no list.
+func Scale(s *autoscaling.Scale, o Options) (*metav1.Table, error) {
+	if err := o.complete(); err != nil {
+		return nil, err
+	}
+	t := &metav1.Table{ListMeta: metav1.ListMeta{ResourceVersion: s.ResourceVersion}}
+	var r metav1.TableRow
+	for _, c := range registry.ScaleColumns() {
+		t.ColumnDefinitions = append(t.ColumnDefinitions, metav1.TableColumnDefinition{Name: c.Name, Type: c.Type, Format: c.Format, Description: c.Description})
+		r.Cells = append(r.Cells, c.Cell(s, o.Now))
+	}
+	var err error
+	r.Object.Raw, err = o.include(s, func() ([]byte, error) { return json.Marshal(s) })
+	t.Rows = []metav1.TableRow{r}
+	return t, err
 }
