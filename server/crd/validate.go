@@ -23,7 +23,10 @@ import (
 // validate checks a new object: schema, scale, embedded metadata, list types, then rules.
 func (v *version) validate(u *unstructured.Unstructured) field.ErrorList {
 	ctx := context.Background() // what rules may cost is bounded
-	errs := validation.ValidateCustomResource(nil, u.Object, v.validators().whole)
+	var errs field.ErrorList
+	if !v.shapes().whole(u.Object) {
+		errs = validation.ValidateCustomResource(nil, u.Object, v.validators().whole)
+	}
 	errs = append(errs, v.scaleSpec(u)...)
 	errs = append(errs, v.scaleStatus(u)...)
 	if s := v.structural(); s != nil {
@@ -38,9 +41,12 @@ func (v *version) validateUpdate(u, old *unstructured.Unstructured) field.ErrorL
 	ctx, s := context.Background(), v.structural()
 	var errs field.ErrorList
 	var same *common.CorrelatedObject
-	if s == nil {
+	switch {
+	case s == nil:
 		errs = validation.ValidateCustomResource(nil, u.Object, v.validators().whole)
-	} else {
+	case v.shapes().whole(u.Object):
+		same = common.NewCorrelatedObject(u.Object, old.Object, &model.Structural{Structural: s})
+	default:
 		same = common.NewCorrelatedObject(u.Object, old.Object, &model.Structural{Structural: s})
 		errs = validation.ValidateCustomResourceUpdate(nil, u.Object, old.Object, v.validators().whole, validation.WithRatcheting(same))
 	}
@@ -63,7 +69,7 @@ func (v *version) validateStatus(u, old *unstructured.Unstructured) field.ErrorL
 		same = common.NewCorrelatedObject(u.Object, old.Object, &model.Structural{Structural: s})
 		options = append(options, validation.WithRatcheting(same.Key("status")))
 	}
-	if status, ok := u.Object["status"]; ok {
+	if status, ok := u.Object["status"]; ok && !v.shapes().status(status) {
 		errs = validation.ValidateCustomResourceUpdate(field.NewPath("status"), status, old.Object["status"], v.validators().status, options...)
 	}
 	errs = append(errs, v.scaleStatus(u)...)

@@ -31,11 +31,15 @@ type version struct {
 	// structural is nil for a version without a structural schema.
 	structural func() *schema.Structural
 	validators func() validators
+	shapes     func() shapes
 	rules      func() *cel.Validator
 }
 
 // validators check values; either may be nil: everything goes.
 type validators struct{ whole, status validation.SchemaValidator }
+
+// shapes are the quick tests that go before validators.
+type shapes struct{ whole, status fits }
 
 // Limits of rules, as upstream's: of one call, and of all of one object's.
 const (
@@ -47,6 +51,16 @@ func newVersion(d *definition, spec *apiext.CustomResourceDefinitionVersion) *ve
 	v := &version{definition: d, name: spec.Name, spec: spec}
 	v.structural = sync.OnceValue(v.makeStructural)
 	v.validators = sync.OnceValue(v.makeValidators)
+	v.shapes = sync.OnceValue(func() shapes {
+		out := shapes{never, never}
+		if s := v.structural(); s != nil {
+			out.whole = fitsFor(s)
+			if status, ok := s.Properties["status"]; ok {
+				out.status = fitsFor(&status)
+			}
+		}
+		return out
+	})
 	v.rules = sync.OnceValue(func() *cel.Validator {
 		s := v.structural()
 		if s == nil {

@@ -21,8 +21,10 @@ import (
 	"orch/api/client"
 	"orch/datastore/memory"
 	"orch/server/access"
+	"orch/server/crd"
 	"orch/server/registry"
 	"orch/server/rest"
+	"orch/server/rest/openapi"
 )
 
 // asKubectl makes the test binary be kubectl.
@@ -64,6 +66,11 @@ func serve(t *testing.T) string {
 	if err != nil {
 		t.Fatal(err)
 	}
+	custom, err := crd.New(crd.Config{Registry: r, Client: r.Client(registry.User{Name: "system:apiserver"}),
+		Publish: func(name string, d crd.Document) { s.Documents().Set(name, openapi.Document(d)) }})
+	if err != nil {
+		t.Fatal(err)
+	}
 	h := httptest.NewServer(s)
 	t.Cleanup(func() {
 		h.CloseClientConnections()
@@ -72,6 +79,7 @@ func serve(t *testing.T) string {
 		wg.Wait()
 	})
 	<-r.Ready()
+	wg.Go(func() { _ = custom.Run(ctx) })
 	call := registry.Request{User: registry.User{Name: "admin"}, Target: client.Target{Kind: api.Namespaces.Facts}}
 	if _, err := r.Create(ctx, call, &core.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "default"}}, metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
