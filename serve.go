@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"fmt"
 	"log/slog"
 	"path/filepath"
 
@@ -133,9 +132,6 @@ func both(runs ...func(context.Context) error) func(context.Context) error {
 		for _, run := range runs {
 			g.Go(func() error { return run(ctx) })
 		}
-		if err := g.Wait(); err != nil {
-			return fmt.Errorf("running parts together: %w", err)
-		}
-		return nil
+		return g.Wait()
 	}
 }

@@ -87,6 +87,7 @@ func TestJoin(t *testing.T) {
 		{"good", with("server", token.Secret), joinBody("n1", password, csr), 200, ""},
 		{"again", with("node", token.Secret), joinBody("n1", password, csr), 200, ""},
 		{"another machine of that name", with("server", token.Secret), joinBody("n1", "fedcba9876543210", csr), 403, `node "n1" has joined before with another password`},
+		{"the name of the server's own node", with("server", token.Secret), joinBody(s.Resolved().NodeName, password, csr), 403, "is the server's own; choose another --node-name"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			code, m := tc.who.message("POST", api.PathJoin, tc.body)

@@ -61,6 +61,9 @@ type Config struct {
 	Accepts func(user, secret string) bool
 	Client  *client.Client
 	Cluster Cluster
+	// Own is the name of the node in the server's process, which nobody may join
+	// as; empty if there is none.
+	Own string
 	Log     *slog.Logger
 	// Now is the clock; nil is time.Now.
 	Now func() time.Time
@@ -115,6 +118,10 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	if len(q.NodePassword) < 16 {
 		refuse(w, http.StatusBadRequest, metav1.StatusReasonBadRequest, "the node password must have at least 16 characters")
+		return
+	}
+	if q.NodeName == h.cfg.Own {
+		refuse(w, http.StatusForbidden, metav1.StatusReasonForbidden, fmt.Sprintf("node %q is the server's own; choose another --node-name", q.NodeName))
 		return
 	}
 	cert, err := h.cfg.Authority.SignNode(q.NodeName, []byte(q.CSR))
