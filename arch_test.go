@@ -61,13 +61,10 @@ var banned = []string{"k8s.io/kubernetes", "k8s.io/apiserver", "github.com/k3s-i
 // lent are packages below a banned one that are no server: pure parts that the API of
 // the allowed schema libraries demands. Each with its reason.
 var lent = map[string]string{
+	"k8s.io/apiserver/pkg/cel":             "apiextensions-apiserver's rule compiler speaks in its types and costs",
 	"k8s.io/apiserver/pkg/cel/common":      "apiextensions-apiserver's validators take its CorrelatedObject for ratcheting",
 	"k8s.io/apiserver/pkg/cel/environment": "apiextensions-apiserver's rule compiler takes its EnvSet",
 }
-
-// permitted are pure packages below the banned ones, which the schema packages of
-// apiextensions-apiserver have in their own interface: types of CEL values.
-var permitted = []string{"k8s.io/apiserver/pkg/cel"}
 
 // Limits of the house rules; exceptions below each with its reason, and only fewer.
 const (

@@ -64,7 +64,7 @@ type Config struct {
 	// Own is the name of the node in the server's process, which nobody may join
 	// as; empty if there is none.
 	Own string
-	Log     *slog.Logger
+	Log *slog.Logger
 	// Now is the clock; nil is time.Now.
 	Now func() time.Time
 }
