@@ -30,6 +30,7 @@ const patience = 10 * time.Second
 type rig struct {
 	*testing.T
 	engine  *fakeengine.Engine
+	real    engine.Engine // instead of engine
 	handler *Handler
 	server  *httptest.Server
 	stop    func() // ends the handler's Run
