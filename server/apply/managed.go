@@ -64,6 +64,9 @@ func (a *Applier) Create(obj api.Object, by Manager) {
 		base = nil
 	}
 	if by.Kind.Dynamic {
+		if len(base) == 0 && a.createDynamic(obj, by) {
+			return
+		}
 		a.updateDynamic(by.Kind.New(), obj, by)
 		return
 	}

@@ -66,13 +66,11 @@ func (a *Applier) managerFor(by Manager) (*managedfields.FieldManager, error) {
 	var m *managedfields.FieldManager
 	var err error
 	if by.Kind.Dynamic {
-		types := managedfields.NewDeducedTypeConverter()
-		if load := a.taught[by.Kind]; load != nil {
-			if types, err = load(); err != nil {
-				return nil, fmt.Errorf("preparing server-side apply of %s: %w", by.Kind.Kind, err)
-			}
+		types, failed := a.dynamicLocked(by.Kind)
+		if failed != nil {
+			return nil, failed
 		}
-		m, err = managedfields.NewDefaultCRDFieldManager(types, env, env, env, gvk, gvk.GroupVersion(), by.Subresource, reset)
+		m, err = managedfields.NewDefaultCRDFieldManager(types.TypeConverter, env, env, env, gvk, gvk.GroupVersion(), by.Subresource, reset)
 	} else {
 		m, err = managedfields.NewDefaultFieldManager(typesOf(by.Kind), env, env, env, gvk, gvk.GroupVersion(), by.Subresource, reset)
 	}
@@ -96,6 +94,7 @@ func (a *Applier) Forget(f *api.Facts) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	delete(a.taught, f)
+	delete(a.dynamic, f)
 	for m := range a.managers {
 		if m.Kind == f {
 			delete(a.managers, m)

@@ -16,9 +16,10 @@ type fits func(x any) bool
 // mostExact is the largest number whose neighbours a float64 can tell apart.
 const mostExact = 1 << 53
 
-func never(any) bool { return false }
-
-func anything(any) bool { return true }
+var (
+	never    fits = func(any) bool { return false }
+	anything fits = func(any) bool { return true }
+)
 
 // fitsFor prepares the test of one schema.
 func fitsFor(s *schema.Structural) fits {
@@ -96,7 +97,7 @@ func objectFits(s *schema.Structural, v *schema.ValueValidation) fits {
 		child := s.Properties[name]
 		children[name] = fitsFor(&child)
 	}
-	others := fits(anything)
+	others := anything
 	if a := s.AdditionalProperties; a != nil {
 		switch {
 		case a.Structural != nil:
@@ -129,7 +130,7 @@ func objectFits(s *schema.Structural, v *schema.ValueValidation) fits {
 }
 
 func arrayFits(s *schema.Structural, v *schema.ValueValidation) fits {
-	item := fits(anything)
+	item := anything
 	if s.Items != nil {
 		item = fitsFor(s.Items)
 	}

@@ -39,7 +39,7 @@ type version struct {
 type validators struct{ whole, status validation.SchemaValidator }
 
 // shapes are the quick tests that go before validators.
-type shapes struct{ whole, status fits }
+type shapes struct{ whole, status, tidy fits }
 
 // Limits of rules, as upstream's: of one call, and of all of one object's.
 const (
@@ -52,9 +52,9 @@ func newVersion(d *definition, spec *apiext.CustomResourceDefinitionVersion) *ve
 	v.structural = sync.OnceValue(v.makeStructural)
 	v.validators = sync.OnceValue(v.makeValidators)
 	v.shapes = sync.OnceValue(func() shapes {
-		out := shapes{never, never}
+		out := shapes{never, never, never}
 		if s := v.structural(); s != nil {
-			out.whole = fitsFor(s)
+			out.whole, out.tidy = fitsFor(s), tidyFor(s, true)
 			if status, ok := s.Properties["status"]; ok {
 				out.status = fitsFor(&status)
 			}
@@ -140,7 +140,7 @@ func (v *version) coerce(u *unstructured.Unstructured, list bool) ([]string, err
 // prune drops what the schema does not know, and nulls that stand for nothing.
 func (v *version) prune(u *unstructured.Unstructured, list, lenient bool) ([]string, error) {
 	s := v.structural()
-	if s == nil {
+	if s == nil || v.shapes().tidy(u.Object) {
 		return nil, nil
 	}
 	var unknown []string
