@@ -221,7 +221,7 @@ func (a *agentPart) Run(ctx context.Context) error {
 		return err
 	}
 	go announceNode(ctx, a.log, n.agent)
-	return n.Run(ctx)
+	return both(giveBack, n.Run)(ctx)
 }
 
 func announceNode(ctx context.Context, log *slog.Logger, a *agent.Agent) {

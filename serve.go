@@ -119,6 +119,7 @@ func controlParts(control *server.Server, log *slog.Logger) ([]server.Part, erro
 		return nil, err
 	}
 	return []server.Part{
+		{Name: "memory", Run: giveBack},
 		{Name: "events", Run: both(said.Run, decided.Run)},
 		{Name: "controllers", Run: loop.Run},
 		{Name: "scheduler", Run: sched.Run},

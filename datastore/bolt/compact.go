@@ -93,6 +93,7 @@ func (w *writer) compact(revision int64) error {
 	if err != nil {
 		return diskError(err)
 	}
+	w.forgetPages()
 	return nil
 }
 

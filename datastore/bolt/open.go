@@ -113,6 +113,7 @@ func Open(cfg Config) (*Store, error) {
 		return nil, fmt.Errorf("opening the datastore %s: %w", cfg.Path, err)
 	}
 	s.hub = watch.New(s.revision, s.past)
+	s.writer.forgetPages()
 	go s.writer.run()
 	return s, nil
 }

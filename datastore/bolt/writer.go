@@ -50,6 +50,8 @@ type writer struct {
 	next    int64 // newest revision given to a commit, even to one that failed later
 	garbage garbage
 	flush   *time.Timer // runs while pending is not empty
+	// unforgotten bytes were written since forgetPages.
+	unforgotten int
 }
 
 func newWriter(s *Store) *writer {
@@ -305,9 +307,13 @@ func (w *writer) show(g *grouping) {
 	w.revision = w.next
 	w.hub.Publish(w.next, events)
 	w.mu.Unlock()
+	bytes := 0
 	for _, s := range g.versions {
-		w.track(s.position, s.record, recordHeader+len(s.key)+len(s.value))
+		n := recordHeader + len(s.key) + len(s.value)
+		w.track(s.position, s.record, n)
+		bytes += n
 	}
+	w.wrote(bytes)
 }
 
 func (w *writer) forgetPendingLocked() {

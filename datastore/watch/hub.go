@@ -18,7 +18,7 @@ import (
 // Limits of the recent events kept in memory, and of one batch handed out.
 const (
 	maxEvents     = 4096
-	maxBytes      = 8 << 20
+	maxBytes      = 2 << 20
 	maxBatch      = 512
 	historyChunk  = 1024
 	batchesBuffer = 4
