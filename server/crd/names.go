@@ -30,9 +30,23 @@ func decide(d *apiext.CustomResourceDefinition, peers []*apiext.CustomResourceDe
 		setCondition(d, apiext.CustomResourceDefinitionCondition{Type: apiext.Established, Status: apiext.ConditionFalse,
 			Reason: "NotAccepted", Message: "not all names are accepted"}, now)
 	}
+	if byWebhook(d) {
+		setCondition(d, apiext.CustomResourceDefinitionCondition{Type: conversionSupported, Status: apiext.ConditionFalse, Reason: "WebhookNotSupported",
+			Message: "conversion by webhook is not supported: only the storage version is served"}, now)
+	} else {
+		apihelpers.RemoveCRDCondition(d, conversionSupported)
+	}
 	if c, ok := approval(d); ok {
 		setCondition(d, c, now)
 	}
+}
+
+// conversionSupported is a condition of our own: False on a definition that needs what
+// is not there.
+const conversionSupported apiext.CustomResourceDefinitionConditionType = "ConversionSupported"
+
+func byWebhook(d *apiext.CustomResourceDefinition) bool {
+	return d.Spec.Conversion != nil && d.Spec.Conversion.Strategy == apiext.WebhookConverter && len(d.Spec.Versions) > 1
 }
 
 // acceptNames moves the names that nobody else has from the spec to the status, as

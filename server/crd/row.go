@@ -16,6 +16,7 @@ type definition struct {
 	group     string
 	names     apiext.CustomResourceDefinitionNames
 	cluster   bool
+	webhook   bool // conversion by webhook: only the stored version is served
 	preserve  bool // unknown fields are kept everywhere (definitions from v1beta1)
 	uid       string
 	versions  map[string]*version
@@ -27,7 +28,7 @@ type definition struct {
 func newDefinition(d *apiext.CustomResourceDefinition) *definition {
 	def := &definition{
 		group: d.Spec.Group, names: d.Status.AcceptedNames, cluster: d.Spec.Scope == apiext.ClusterScoped,
-		preserve: d.Spec.PreserveUnknownFields, uid: string(d.UID), versions: map[string]*version{}, described: describe(d),
+		webhook: byWebhook(d), preserve: d.Spec.PreserveUnknownFields, uid: string(d.UID), versions: map[string]*version{}, described: describe(d),
 	}
 	for i := range d.Spec.Versions {
 		v := newVersion(def, &d.Spec.Versions[i])
@@ -47,7 +48,7 @@ func (d *definition) rows(closed bool) []registry.Resource {
 	stored := d.facts(d.storage, nil)
 	rows := []registry.Resource{d.row(d.storage, stored, closed)}
 	for _, v := range d.order {
-		if v != d.storage && v.spec.Served {
+		if v != d.storage && v.served() {
 			rows = append(rows, d.row(v, d.facts(v, stored), closed))
 		}
 	}
@@ -98,6 +99,6 @@ func (d *definition) row(v *version, f *api.Facts, closed bool) registry.Resourc
 		}
 	}
 	r := registry.DynamicRow(f, h)
-	r.Unserved, r.Warning = !v.spec.Served, v.warning
+	r.Unserved, r.Warning = !v.served(), v.warning
 	return r
 }

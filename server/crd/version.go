@@ -71,6 +71,11 @@ func newVersion(d *definition, spec *apiext.CustomResourceDefinitionVersion) *ve
 	return v
 }
 
+// served: a version that only a webhook could make of the stored one is not.
+func (v *version) served() bool {
+	return v.spec.Served && (!v.definition.webhook || v == v.definition.storage)
+}
+
 func (v *version) gvk() gvks.GroupVersionKind {
 	return gvks.GroupVersionKind{Group: v.definition.group, Version: v.name, Kind: v.definition.names.Kind}
 }
