@@ -39,6 +39,26 @@ func eventuallySays(h *lab.Host, url, want string) {
 	})
 }
 
+// answeredBy waits until 60 requests are answered by so many pods: all of those
+// behind a Service, once its rules are written.
+func answeredBy(h *lab.Host, url string, pods int) {
+	h.Helper()
+	h.Eventually(20*time.Second, fmt.Sprintf("%s is answered by %d pods", url, pods), func() error {
+		seen := map[string]bool{}
+		for range 60 {
+			s, err := get(h, url)
+			if err != nil {
+				return err
+			}
+			seen[s] = true
+		}
+		if len(seen) != pods {
+			return fmt.Errorf("60 requests were answered by %v", seen)
+		}
+		return nil
+	})
+}
+
 // clusterIP of a Service.
 func clusterIP(h *lab.Host, namespace, name string) string {
 	h.Helper()
@@ -53,17 +73,7 @@ func TestExampleDeploymentAnswersThroughItsService(t *testing.T) {
 	h.Kubectl("rollout", "status", "deployment/hello", "--timeout=60s")
 	ip := clusterIP(h, "default", "hello")
 	eventuallySays(h, "http://"+ip+"/", "Hello from orch, from pod hello-")
-	pods := map[string]bool{}
-	for range 40 {
-		s, err := get(h, "http://"+ip+"/")
-		if err != nil {
-			t.Fatal(err)
-		}
-		pods[s] = true
-	}
-	if len(pods) != 2 {
-		t.Errorf("40 requests were answered by %d pods: %v", len(pods), pods)
-	}
+	answeredBy(h, "http://"+ip+"/", 2)
 	h.Kubectl("delete", "-f", filepath.Join(lab.Root(), "examples", "hello.yaml"))
 	h.Eventually(20*time.Second, "the pods are gone", func() error {
 		if out := h.Kubectl("get", "pods", "-o", "name"); out != "" && !strings.Contains(out, "No resources") {

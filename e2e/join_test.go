@@ -130,9 +130,7 @@ func overTwoNodes(t *testing.T, j joined, c cluster) {
 			// No masquerade between pods.
 			contains(t, c.from(from, "get", "http://"+ips[to]+":8000/from", "1"), c.Get("pod/client-"+from, "{.status.podIP}"))
 		}
-		if out := c.from(from, "get", "http://web/", "60"); answers(out) != 4 {
-			t.Errorf("from %s, the Service is answered by\n%s", from, out)
-		}
+		c.seesPods("client-"+from, "http://web/", 4)
 	}
 	port := c.Get("svc/web", "{.spec.ports[0].nodePort}")
 	for _, h := range []*lab.Host{j.one, j.two} {
@@ -280,12 +278,7 @@ func nodeCut(t *testing.T, j joined, c cluster) {
 	j.two.Mend()
 	nodeIs(j.one, "two", "True")
 	same(t, before, j.two.Containers())
-	c.Eventually(patience, "all four answer again", func() error {
-		if out := c.from("one", "get", "http://web/", "60"); answers(out) != 4 {
-			return fmt.Errorf("answered by\n%s", out)
-		}
-		return nil
-	})
+	c.seesPods("client-one", "http://web/", 4)
 }
 
 // nodeDeleted: a Node object that is deleted is made again by its running agent's

@@ -36,19 +36,7 @@ func manifestDeployment(t *testing.T, c cluster) {
 	t.Cleanup(func() { c.Kubectl("delete", "namespace", "production", "--wait=false") })
 	c.Kubectl("apply", "-f", manifest("deployment"), "-f", manifest("service"))
 	c.Kubectl("-n", "production", "rollout", "status", "deployment/my-app", "--timeout=90s")
-	seen := map[string]bool{}
-	ip := clusterIP(c.Host, "production", "my-app-svc")
-	eventuallySays(c.Host, "http://"+ip+"/", "my-app-")
-	for range 60 {
-		s, err := get(c.Host, "http://"+ip+"/")
-		if err != nil {
-			t.Fatal(err)
-		}
-		seen[s] = true
-	}
-	if len(seen) != 3 {
-		t.Errorf("%d pods of 3 answered: %v", len(seen), seen)
-	}
+	answeredBy(c.Host, "http://"+clusterIP(c.Host, "production", "my-app-svc")+"/", 3)
 	eventuallySays(c.Host, fmt.Sprintf("http://%s:30080/", c.IP), "my-app-")
 	contains(t, c.Kubectl("-n", "production", "get", "svc"), "my-app-node", "80:30080/TCP")
 }

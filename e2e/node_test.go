@@ -49,7 +49,7 @@ func drain(t *testing.T, c cluster) {
 	o = c.KubectlIn("", "drain", c.Name, "--pod-selector=app in (web,bare)", "--force", "--timeout=60s")
 	contains(t, o.Both(), "evicting pod "+c.ns+"/bare", "drained")
 	c.Says("Pending", "get", "pods")
-	c.Says("node(s) were unschedulable", "describe", "pods", "-l", "app=web")
+	c.Says("0/1 nodes are available: 1 node(s) were unschedulable.", "events")
 	c.Kubectl("uncordon", c.Name)
 	c.K("rollout", "status", "deployment/web", "--timeout=60s")
 }

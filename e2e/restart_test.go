@@ -51,9 +51,15 @@ func TestKilledSixTimesUnderThirtyPods(t *testing.T) {
 		t.Fatalf("%d containers, %d pods", len(processes), len(addresses))
 	}
 	inside, outside := startClient(t, h, service), startClient(t, other, node)
-	for range 6 {
+	for i := range 6 {
 		p.Kill()
-		p.Restart()
+		if i%2 == 0 { // every other time it is killed while it takes the pods over
+			inside.more(h, 20)
+			p.Restart()
+		} else {
+			p.Restart()
+			outside.more(h, 100)
+		}
 	}
 	h.Kubectl("rollout", "status", "deployment/many", "--timeout=60s")
 	for name, c := range map[string]*steady{"on the host": inside, "on another host": outside} {
@@ -125,6 +131,23 @@ func startClient(t *testing.T, h *lab.Host, url string) *steady {
 		}
 	})
 	return c
+}
+
+// more waits until it has made n more requests, or one has failed.
+func (c *steady) more(h *lab.Host, n int64) {
+	h.Helper()
+	n += c.n.Load()
+	h.Eventually(patience, fmt.Sprintf("%d requests", n), func() error {
+		select {
+		case <-c.done:
+			return nil
+		default:
+		}
+		if got := c.n.Load(); got < n {
+			return fmt.Errorf("%d", got)
+		}
+		return nil
+	})
 }
 
 // stop ends it and tells how many requests it made and which failed.

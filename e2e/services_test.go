@@ -49,6 +49,18 @@ func (c cluster) three(service string) {
 	})
 }
 
+// seesPods waits until requests from inside a pod are answered by so many pods.
+func (c cluster) seesPods(from, url string, pods int) {
+	c.Helper()
+	c.Eventually(20*time.Second, fmt.Sprintf("%s sees %d pods at %s", from, pods, url), func() error {
+		o := c.Exec(from, "/myapp", "get", url, "60")
+		if o.Code != 0 || answers(o.Stdout) != pods {
+			return fmt.Errorf("60 requests were answered by\n%s", o.Both())
+		}
+		return nil
+	})
+}
+
 // look runs one of myapp's looking subcommands in the client pod until it succeeds.
 func (c cluster) look(args ...string) string {
 	c.Helper()
@@ -69,9 +81,7 @@ func answers(s string) int { return len(strings.Split(strings.TrimSpace(s), "\n"
 func serviceClusterIP(t *testing.T, c cluster) {
 	c.three("ports: [{name: http, port: 80, targetPort: 8000}]")
 	for _, name := range []string{"web", "web." + c.ns, "web." + c.ns + ".svc", "web." + c.ns + ".svc.cluster.local", clusterIP(c.Host, c.ns, "web")} {
-		if out := c.look("get", "http://"+name+"/", "40"); answers(out) != 3 {
-			t.Errorf("%s: 40 requests were answered by\n%s", name, out)
-		}
+		c.seesPods("client", "http://"+name+"/", 3)
 	}
 	equal(t, "A record", c.look("lookup", "web"), clusterIP(c.Host, c.ns, "web"))
 	equal(t, "PTR record", c.look("lookup", clusterIP(c.Host, c.ns, "web")), "web."+c.ns+".svc.cluster.local.")
@@ -83,9 +93,7 @@ func serviceClusterIP(t *testing.T, c cluster) {
 			pod = p
 		}
 	}
-	if out := c.Exec(pod, "/myapp", "get", "http://web/", "30"); answers(out.Stdout) != 3 {
-		t.Errorf("a pod of the Service sees %s", out.Both())
-	}
+	c.seesPods(pod, "http://web/", 3)
 	from := c.Exec("client", "/myapp", "get", "http://web/from", "1").Stdout
 	contains(t, from, c.Get("pod/client", "{.status.podIP}"))
 	c.K("scale", "deployment/web", "--replicas=0")
@@ -99,9 +107,7 @@ func serviceNodePort(t *testing.T, c cluster) {
 	port := c.Get("svc/web", "{.spec.ports[0].nodePort}")
 	eventuallySays(c.Host, fmt.Sprintf("http://%s:%s/", c.IP, port), "web-")
 	eventuallySays(c.Host, fmt.Sprintf("http://127.0.0.1:%s/", port), "web-")
-	if out := c.look("get", fmt.Sprintf("http://%s:%s/", c.IP, port), "40"); answers(out) != 3 {
-		t.Errorf("from a pod: %s", out)
-	}
+	c.seesPods("client", fmt.Sprintf("http://%s:%s/", c.IP, port), 3)
 	o := c.In("", "create", "service", "nodeport", "other", "--tcp=80", "--node-port="+port)
 	contains(t, o.Stderr, "provided port is already allocated")
 	o = c.In("", "create", "service", "nodeport", "other", "--tcp=80", "--node-port=80")
@@ -159,11 +165,9 @@ func serviceUDP(t *testing.T, c cluster) {
 	contains(t, c.look("udp", "web:53"), "web-")
 }
 
-func serviceExternalIPs(t *testing.T, c cluster) {
+func serviceExternalIPs(_ *testing.T, c cluster) {
 	c.three("externalIPs: [192.0.2.80]\n  ports: [{port: 80, targetPort: 8000}]")
-	if out := c.look("get", "http://192.0.2.80/", "30"); answers(out) != 3 {
-		t.Errorf("from a pod: %s", out)
-	}
+	c.seesPods("client", "http://192.0.2.80/", 3)
 }
 
 // serviceByHand has endpoints that a person wrote, mirrored into a slice.

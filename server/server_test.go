@@ -150,9 +150,11 @@ func TestFirstBoot(t *testing.T) {
 		t.Errorf("first boot took %v", took)
 	}
 	admin := user(t, s, "admin", api.GroupMasters)
-	for _, path := range []string{"/readyz", "/livez", "/healthz", "/version", "/api", "/apis", "/metrics"} {
+	for _, path := range []string{"/readyz", "/livez", "/healthz", "/version", "/api", "/apis", "/api/v1/nodes", "/metrics"} {
 		if code, body := admin.do("GET", path, ""); code != 200 {
 			t.Errorf("GET %s: %d %s", path, code, body)
+		} else if path == "/metrics" && !strings.Contains(body, "apiserver_request_total{") {
+			t.Errorf("requests are not counted:\n%s", body)
 		}
 	}
 	c := s.Client("test")

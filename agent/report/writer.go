@@ -120,6 +120,9 @@ func (w *Writer) work(uid types.UID, e *entry, idle chan struct{}) {
 			retry = firstRetry
 			continue
 		}
+		if w.ctx.Err() != nil {
+			continue // ends above
+		}
 		w.log.Warn("writing a pod's status failed", "namespace", e.namespace, "pod", e.name, "err", err)
 		w.mu.Lock()
 		if e.pending == nil {
