@@ -18,8 +18,8 @@ func TestEventsExpireAnHourAfterTheyWereSeen(t *testing.T) {
 			InvolvedObject: core.ObjectReference{Namespace: "default", Name: "x"}, LastTimestamp: metav1.NewTime(seen)})
 	}
 	c.sleep(61 * time.Minute) // objects are made by the real clock: they are old at once
-	event("fresh", time.Now().Add(30*time.Minute))
 	event("old", time.Now())
+	event("fresh", time.Now().Add(30*time.Minute))
 	c.await(func() string {
 		if e := client.Cached(c, api.Events, "default", "old"); e != nil {
 			return "the old event is still there"
