@@ -152,7 +152,7 @@ func (s *Server) assembleREST(self *client.Client) error {
 		own = ""
 	}
 	joins, err := join.New(join.Config{
-		Authority: s.pki, Accepts: s.pki.Token().Accepts, Client: self, Log: s.log, Own: own,
+		Authority: s.pki, Accepts: s.pki.Token().Accepts, Node: s.nodeOf, Client: self, Log: s.log, Own: own,
 		Cluster: join.Cluster{
 			ClusterCIDR: s.cfg.clusterCIDR.String(), ServiceCIDR: s.cfg.serviceCIDR.String(), ClusterDNS: s.cfg.dns.String(),
 			ClusterDomain: s.cfg.ClusterDomain, NodePortRange: fmt.Sprintf("%d-%d", s.cfg.firstPort, s.cfg.lastPort),

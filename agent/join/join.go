@@ -2,102 +2,132 @@
 // server's CA by the token's hash, gets the node's certificate signed, keeps both
 // for the next start, renews the certificate in time, and holds the one outbound
 // connection through which the server reaches the node. It refuses to know pods.
-// Start reading at Join.
+// Start reading at Join; ask.go has what is said to the server, tunnel.go the connection.
 package join
 
 import (
 	"bytes"
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
-	"crypto/x509/pkix"
 	"encoding/hex"
-	"encoding/json"
-	"encoding/pem"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
-	"net/http"
+	"net/netip"
 	"net/url"
+	"path/filepath"
 	"sync"
 	"time"
-
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"orch/api"
 )
 
 const (
-	requestTimeout = 15 * time.Second
-	maxAnswer      = 1 << 20
-	firstPause     = 200 * time.Millisecond
-	longPause      = 15 * time.Second
+	firstPause = 200 * time.Millisecond
+	longPause  = 15 * time.Second
+	// longestWait is how long the clock is trusted: machines without a battery wake
+	// in 1970 and are set later.
+	longestWait = time.Hour
 )
 
 // Config of a membership.
 type Config struct {
-	// Server is the URL to join, Token the join token.
+	// Server is the URL to join, Token the join token. The token may be empty once
+	// the node has joined.
 	Server, Token string
 	NodeName      string
 	// Dir keeps the node's key, certificate and what the server said.
 	Dir string
 	Log *slog.Logger
+	// Now is the clock; nil is time.Now.
+	Now func() time.Time
 }
 
 // Membership is what a joined node has. Its certificate changes over time.
 type Membership struct {
 	cfg   Config
 	url   *url.URL
-	token Token
+	token Token // zero if there is none
 
 	mu   sync.Mutex
 	kept kept
-	cert *tls.Certificate
+	cert *tls.Certificate // nil without a good one
+	due  time.Time        // when to renew it
 }
-
-// errRefused: the server has answered, and trying again will not help.
-var errRefused = errors.New("the server refused")
 
 // Join returns once the node has a certificate: the one it kept, or a new one, for
 // which it waits until the server answers. A refusal (wrong token, name taken) is an error.
 func Join(ctx context.Context, cfg Config) (*Membership, error) {
+	m, err := open(cfg)
+	if err != nil {
+		return nil, err
+	}
+	if m.cert != nil && m.kept.Server == m.url.String() {
+		return m, nil // good for now; Run renews it
+	}
+	if m.cert == nil && m.token.Secret == "" {
+		return nil, errNoToken
+	}
+	told := ""
+	for pause := firstPause; ; pause = min(2*pause, longPause) {
+		err := m.renew(ctx)
+		if err == nil {
+			m.cfg.Log.Info("joined the cluster", "server", m.url.String(), "node", cfg.NodeName)
+			return m, nil
+		}
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
+		if _, ok := errors.AsType[final](err); ok {
+			return nil, fmt.Errorf("joining %s: %w", m.url, err)
+		}
+		if err.Error() != told {
+			told = err.Error()
+			m.cfg.Log.Warn("joining is not possible yet, trying again", "server", m.url.String(), "err", err)
+		}
+		if !wait(ctx, pause) {
+			return nil, ctx.Err()
+		}
+	}
+}
+
+// open reads what the node has kept, and believes it where it fits what is asked for.
+func open(cfg Config) (*Membership, error) {
 	if cfg.NodeName == "" || cfg.Dir == "" {
-		return nil, fmt.Errorf("joining: node name or directory missing")
+		return nil, errors.New("joining: node name or directory missing")
 	}
 	if cfg.Log == nil {
 		cfg.Log = slog.Default()
+	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
 	}
 	u, err := parseURL(cfg.Server)
 	if err != nil {
 		return nil, err
 	}
 	m := &Membership{cfg: cfg, url: u}
-	if m.kept, err = load(cfg.Dir); err != nil {
+	if m.token, err = ParseToken(cfg.Token); err != nil && !errors.Is(err, errNoToken) {
 		return nil, err
 	}
-	if err := m.use(m.kept); err == nil && m.kept.Server == u.String() {
-		return m, nil // good for now; Run renews it
+	k, err := load(cfg.Dir)
+	if err != nil || k.Answer.Certificate == "" {
+		m.kept = k
+		return m, err
 	}
-	if m.token, err = ParseToken(cfg.Token); err != nil {
-		return nil, err
+	if m.token.Check([]byte(k.Answer.CA)) != nil {
+		m.cfg.Log.Info("the token is of another CA than the one this node had joined: joining anew")
+		m.kept = kept{Password: k.Password}
+		return m, nil
 	}
-	for pause := firstPause; ; pause = min(2*pause, longPause) {
-		err := m.renew(ctx)
-		if err == nil {
-			return m, nil
-		}
-		if errors.Is(err, errRefused) || ctx.Err() != nil {
-			return nil, fmt.Errorf("joining %s: %w", u, err)
-		}
-		cfg.Log.Warn("joining is not possible yet", "server", u.String(), "err", err)
-		if !wait(ctx, pause) {
-			return nil, ctx.Err()
-		}
+	if err := m.use(k); err != nil {
+		m.cfg.Log.Info("joining anew", "because", err)
+		m.kept = k
+		m.kept.Answer.Certificate = ""
 	}
+	return m, nil
 }
 
 // wait returns false if ctx ended first.
@@ -114,21 +144,34 @@ func wait(ctx context.Context, d time.Duration) bool {
 
 // use makes k the identity, if it still holds.
 func (m *Membership) use(k kept) error {
-	if k.Answer.Certificate == "" {
-		return errors.New("no certificate yet")
-	}
 	pair, err := tls.X509KeyPair([]byte(k.Answer.Certificate), []byte(k.Key))
 	if err != nil {
 		return fmt.Errorf("reading the node's certificate: %w", err)
 	}
-	if pair.Leaf, err = x509.ParseCertificate(pair.Certificate[0]); err != nil {
-		return fmt.Errorf("reading the node's certificate: %w", err)
+	if pair.Leaf == nil {
+		if pair.Leaf, err = x509.ParseCertificate(pair.Certificate[0]); err != nil {
+			return fmt.Errorf("reading the node's certificate: %w", err)
+		}
 	}
-	if time.Now().After(pair.Leaf.NotAfter) {
-		return fmt.Errorf("the node's certificate expired on %s", pair.Leaf.NotAfter.Format(time.DateOnly))
+	now, until := m.cfg.Now(), pair.Leaf.NotAfter
+	if now.After(until) {
+		return fmt.Errorf("the node's certificate expired on %s", until.Format(time.DateTime))
+	}
+	if name := pair.Leaf.Subject.CommonName; name != api.UserNodePrefix+m.cfg.NodeName {
+		return fmt.Errorf("the certificate is of %q, not of node %q", name, m.cfg.NodeName)
+	}
+	for _, cidr := range []string{k.Answer.ClusterCIDR, k.Answer.ServiceCIDR} {
+		if _, err := netip.ParsePrefix(cidr); err != nil {
+			return fmt.Errorf("reading what the server said of the cluster: %w", err)
+		}
+	}
+	// When it began does not count: certificates begin in 1970, for clocks that do.
+	due := now.Add(until.Sub(now) * 2 / 3)
+	if k.Answer.RenewAfter.After(now) && k.Answer.RenewAfter.Before(until) {
+		due = k.Answer.RenewAfter
 	}
 	m.mu.Lock()
-	m.kept, m.cert = k, &pair
+	m.kept, m.cert, m.due = k, &pair, due
 	m.mu.Unlock()
 	return nil
 }
@@ -151,7 +194,8 @@ func (m *Membership) Cluster() api.JoinAnswer {
 func (m *Membership) CA() []byte     { return []byte(m.Cluster().CA) }
 func (m *Membership) Server() string { return m.url.String() }
 
-// renew asks the server for a certificate for a new key.
+// renew asks the server for a certificate for a new key: with the token, and with
+// the present certificate if there is one.
 func (m *Membership) renew(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
@@ -167,126 +211,75 @@ func (m *Membership) renew(ctx context.Context) error {
 	next := m.kept
 	m.mu.Unlock()
 	if next.Password == "" {
+		// Kept before the server hears of it: from then on it is needed for this name.
 		b := make([]byte, 16)
 		rand.Read(b)
 		next.Password = hex.EncodeToString(b)
+		if err := next.save(m.cfg.Dir); err != nil {
+			return final{err}
+		}
+		m.mu.Lock()
+		m.kept.Password = next.Password
+		m.mu.Unlock()
 	}
-	body, err := json.Marshal(api.JoinRequest{NodeName: m.cfg.NodeName, NodePassword: next.Password, CSR: string(csr)})
+	answer, err := m.post(ctx, ca, api.JoinRequest{NodeName: m.cfg.NodeName, NodePassword: next.Password, CSR: string(csr)})
 	if err != nil {
 		return err
 	}
-	next.Key, next.Server = string(key), m.url.String()
-	next.Answer = api.JoinAnswer{}
-	if err := m.post(ctx, ca, body, &next.Answer); err != nil {
-		return err
-	}
+	next.Key, next.Server, next.Answer = string(key), m.url.String(), answer
 	next.Answer.CA = string(ca)
 	if err := m.use(next); err != nil {
-		return err
+		return refusedf("its answer is of no use: %w", err)
 	}
-	return next.save(m.cfg.Dir)
+	if err := next.save(m.cfg.Dir); err != nil {
+		return final{err}
+	}
+	return nil
 }
 
-// authority fetches the server's CA and holds it against the token (or against
-// the CA that the node has believed since it joined).
-func (m *Membership) authority(ctx context.Context) ([]byte, error) {
-	unseen := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, DisableKeepAlives: true}}
-	q, err := http.NewRequestWithContext(ctx, http.MethodGet, m.url.String()+api.PathCACerts, nil)
-	if err != nil {
-		return nil, err
-	}
-	a, err := unseen.Do(q)
-	if err != nil {
-		return nil, err
-	}
-	defer a.Body.Close()
-	ca, err := io.ReadAll(io.LimitReader(a.Body, maxAnswer))
-	if err != nil {
-		return nil, err
-	}
-	if a.StatusCode != http.StatusOK || len(ca) == 0 {
-		return nil, fmt.Errorf("%w: %s answered %s: is it an orch server?", errRefused, api.PathCACerts, a.Status)
-	}
+// pinned holds a CA against the token, or against the CA that the node has
+// believed since it joined.
+func (m *Membership) pinned(ca []byte) error {
 	if err := m.token.Check(ca); err != nil {
-		return nil, fmt.Errorf("%w: %w", errRefused, err)
+		return refusedf("%w", err)
 	}
-	return ca, nil
+	known := m.CA()
+	switch {
+	case m.token.CAHash != "", bytes.Equal(ca, known):
+		return nil
+	case len(known) == 0:
+		m.cfg.Log.Warn("the token does not name the server's CA, so that nobody can tell whether this is the right server: better use the whole token, K10...")
+		return nil
+	}
+	return refusedf("its CA is not the one that this node has joined: if the server was set up anew, join with its whole new token (K10...), or remove %s",
+		filepath.Join(m.cfg.Dir, keptFile))
 }
 
-func (m *Membership) post(ctx context.Context, ca, body []byte, answer *api.JoinAnswer) error {
-	roots := x509.NewCertPool()
-	if !roots.AppendCertsFromPEM(ca) {
-		return fmt.Errorf("%w: its CA is no certificate", errRefused)
-	}
-	c := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots}, DisableKeepAlives: true}}
-	q, err := http.NewRequestWithContext(ctx, http.MethodPost, m.url.String()+api.PathJoin, bytes.NewReader(body))
-	if err != nil {
-		return err
-	}
-	q.SetBasicAuth(m.token.User, m.token.Secret)
-	q.Header.Set("Content-Type", "application/json")
-	a, err := c.Do(q)
-	var mismatch x509.HostnameError
-	if errors.As(err, &mismatch) {
-		return fmt.Errorf("%w: its certificate is not for %s: start the server with --tls-san %s", errRefused, m.url.Hostname(), m.url.Hostname())
-	}
-	if err != nil {
-		return err
-	}
-	defer a.Body.Close()
-	b, err := io.ReadAll(io.LimitReader(a.Body, maxAnswer))
-	if err != nil {
-		return err
-	}
-	if a.StatusCode/100 == 2 {
-		return json.Unmarshal(b, answer)
-	}
-	var status metav1.Status
-	if json.Unmarshal(b, &status) != nil || status.Message == "" {
-		status.Message = a.Status
-	}
-	if a.StatusCode/100 == 4 && a.StatusCode != http.StatusTooManyRequests {
-		return fmt.Errorf("%w: %s", errRefused, status.Message)
-	}
-	return errors.New(status.Message)
-}
-
-// newKey makes a key and the request to certify it for the node.
-func newKey(node string) (key, csr []byte, err error) {
-	k, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		return nil, nil, fmt.Errorf("making the node's key: %w", err)
-	}
-	der, err := x509.MarshalECPrivateKey(k)
-	if err != nil {
-		return nil, nil, fmt.Errorf("making the node's key: %w", err)
-	}
-	request := &x509.CertificateRequest{Subject: pkix.Name{CommonName: api.UserNodePrefix + node, Organization: []string{api.GroupNodes}}}
-	b, err := x509.CreateCertificateRequest(rand.Reader, request, k)
-	if err != nil {
-		return nil, nil, fmt.Errorf("making the node's certificate request: %w", err)
-	}
-	return pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: der}), pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: b}), nil
-}
-
-// Run renews the certificate when two thirds of its life are over. It ends with
-// ctx; a renewal that fails is tried again while the old certificate lasts.
+// Run renews the certificate when the server said so, or when two thirds of its
+// life are over. It ends with ctx; a renewal that fails is tried again while the old
+// certificate lasts, and after.
 func (m *Membership) Run(ctx context.Context) error {
+	told := ""
 	for {
-		c, _ := m.Certificate()
-		life := c.Leaf.NotAfter.Sub(c.Leaf.NotBefore)
-		if !wait(ctx, max(0, time.Until(c.Leaf.NotAfter.Add(-life/3)))) {
-			return nil
-		}
-		var err error
-		if m.token, err = ParseToken(m.cfg.Token); err == nil {
-			err = m.renew(ctx)
-		}
-		if err != nil {
-			m.cfg.Log.Warn("renewing the node's certificate failed", "expires", c.Leaf.NotAfter, "err", err)
-			if !wait(ctx, min(time.Hour, max(longPause, time.Until(c.Leaf.NotAfter)/10))) {
+		m.mu.Lock()
+		due, until := m.due, m.cert.Leaf.NotAfter
+		m.mu.Unlock()
+		if left := due.Sub(m.cfg.Now()); left > 0 {
+			if !wait(ctx, min(left, longestWait)) {
 				return nil
 			}
+			continue
+		}
+		pause := min(longestWait, max(longPause, until.Sub(m.cfg.Now())/10))
+		if err := m.renew(ctx); err == nil {
+			m.cfg.Log.Info("renewed the node's certificate")
+			told, pause = "", min(longPause, m.cert.Leaf.NotAfter.Sub(m.cfg.Now())/2)
+		} else if ctx.Err() == nil && err.Error() != told {
+			told = err.Error()
+			m.cfg.Log.Warn("renewing the node's certificate failed, trying again", "expires", until, "err", err)
+		}
+		if !wait(ctx, pause) {
+			return nil
 		}
 	}
 }

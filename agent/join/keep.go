@@ -54,9 +54,21 @@ func (k kept) save(dir string) error {
 	if err == nil {
 		err = os.Rename(f.Name(), filepath.Join(dir, keptFile))
 	}
+	if err == nil {
+		err = syncDir(dir)
+	}
 	if err != nil {
 		os.Remove(f.Name())
 		return fmt.Errorf("keeping the node's membership: %w", err)
 	}
 	return nil
+}
+
+// syncDir makes a rename in dir outlive a power cut.
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
 }

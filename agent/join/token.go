@@ -3,6 +3,7 @@ package join
 import (
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"net/url"
 	"strings"
@@ -18,11 +19,13 @@ type Token struct {
 
 const tokenPrefix = "K10"
 
+var errNoToken = errors.New("a join token is needed: pass --token with what the server keeps in <data-dir>/server/token")
+
 // ParseToken reads K10<sha256>::<user>:<secret>, or the secret alone.
 func ParseToken(s string) (Token, error) {
 	s = strings.TrimSpace(s)
 	if s == "" {
-		return Token{}, fmt.Errorf("a join token is needed: pass --token with what the server keeps in <data-dir>/server/token")
+		return Token{}, errNoToken
 	}
 	rest, ok := strings.CutPrefix(s, tokenPrefix)
 	if !ok {
@@ -60,7 +63,7 @@ func CheckURL(s string) error {
 // parseURL accepts https URLs of a host only.
 func parseURL(s string) (*url.URL, error) {
 	u, err := url.Parse(s)
-	if err != nil || u.Scheme != "https" || u.Host == "" || strings.Trim(u.Path, "/") != "" {
+	if err != nil || u.Scheme != "https" || u.Hostname() == "" || strings.Trim(u.Path, "/") != "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" {
 		return nil, fmt.Errorf("%q is not the URL of a server: it looks like https://HOST:6443", s)
 	}
 	u.Path = ""

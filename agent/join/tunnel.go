@@ -8,8 +8,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/hashicorp/yamux"
@@ -20,34 +22,43 @@ import (
 // Serve holds the outbound connection to the server and answers with h what the
 // server asks through it. It connects again, with growing pauses, until ctx ends.
 func (m *Membership) Serve(ctx context.Context, h http.Handler) error {
-	pause := firstPause
+	pause, told := firstPause, ""
 	for ctx.Err() == nil {
-		start := time.Now()
-		err := m.serveOnce(ctx, h)
+		connected, err := m.serveOnce(ctx, h)
 		if ctx.Err() != nil {
 			return nil
 		}
-		if time.Since(start) > longPause {
-			pause = firstPause // it had worked
+		if connected {
+			pause, told = firstPause, ""
 		}
-		m.cfg.Log.Info("the connection to the server ended, connecting again", "server", m.url.String(), "err", err)
+		if err == nil {
+			err = io.EOF
+		}
+		if err.Error() != told {
+			told = err.Error()
+			m.cfg.Log.Warn("no connection to the server, trying again", "server", m.url.String(), "err", err)
+		}
 		wait(ctx, pause)
 		pause = min(2*pause, longPause)
 	}
 	return nil
 }
 
-func (m *Membership) serveOnce(ctx context.Context, h http.Handler) error {
+// serveOnce connects and serves until the connection ends.
+func (m *Membership) serveOnce(ctx context.Context, h http.Handler) (connected bool, err error) {
 	conn, err := m.dial(ctx)
+	if _, other := errors.AsType[x509.UnknownAuthorityError](err); other {
+		return false, errors.New("its certificate is of another CA than the one this node has joined: if the server was set up anew, join with its new token")
+	}
 	if err != nil {
-		return err
+		return false, explain(err, m.url.Hostname())
 	}
 	defer conn.Close()
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
 	defer stop()
 	buffered, err := upgrade(conn, m.url.Host)
 	if err != nil {
-		return err
+		return false, err
 	}
 	cfg := yamux.DefaultConfig()
 	cfg.KeepAliveInterval = 30 * time.Second
@@ -55,16 +66,18 @@ func (m *Membership) serveOnce(ctx context.Context, h http.Handler) error {
 	cfg.LogOutput = io.Discard
 	mux, err := yamux.Server(&prefixed{conn, buffered}, cfg)
 	if err != nil {
-		return err
+		return false, err
 	}
 	defer mux.Close()
-	server := &http.Server{Handler: h, ReadHeaderTimeout: requestTimeout, BaseContext: func(net.Listener) context.Context { return ctx }}
+	m.cfg.Log.Info("connected to the server", "server", m.url.String())
+	server := &http.Server{Handler: h, ReadHeaderTimeout: requestTimeout, IdleTimeout: time.Minute,
+		BaseContext: func(net.Listener) context.Context { return ctx }, ErrorLog: slog.NewLogLogger(slog.DiscardHandler, slog.LevelDebug)}
 	defer server.Close()
 	err = server.Serve(mux)
 	if errors.Is(err, http.ErrServerClosed) {
-		return nil
+		return true, nil
 	}
-	return err
+	return true, err
 }
 
 func (m *Membership) dial(ctx context.Context) (net.Conn, error) {
@@ -96,7 +109,7 @@ func upgrade(conn net.Conn, host string) (*bufio.Reader, error) {
 	}
 	if answer.StatusCode != http.StatusSwitchingProtocols {
 		b, _ := io.ReadAll(io.LimitReader(answer.Body, 1024))
-		return nil, fmt.Errorf("the server answered %s: %s", answer.Status, b)
+		return nil, fmt.Errorf("the server answered %s: %s", answer.Status, strings.TrimSpace(string(b)))
 	}
 	return r, conn.SetDeadline(time.Time{})
 }

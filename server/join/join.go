@@ -3,7 +3,8 @@
 // touches Node objects: the agent makes its own with the certificate it gets.
 //
 //	GET  /cacerts         the CA's PEM; the joiner compares its hash with the token's
-//	POST /orch/v1/join    basic auth user:secret of the token; api.JoinRequest, api.JoinAnswer
+//	POST /orch/v1/join    basic auth user:secret of the token, or, to renew, the
+//	                      node's certificate; api.JoinRequest, api.JoinAnswer
 //
 // Start reading at Handler.ServeHTTP.
 package join
@@ -59,6 +60,9 @@ type Config struct {
 	Authority Authority
 	// Accepts tells whether user and secret are those of a join token.
 	Accepts func(user, secret string) bool
+	// Node tells which node's certificate a request comes with. A node may renew it
+	// with a token that is wrong by now: tokens change and run out. May be nil.
+	Node    func(*http.Request) (string, error)
 	Client  *client.Client
 	Cluster Cluster
 	// Own is the name of the node in the server's process, which nobody may join
@@ -102,14 +106,18 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		refuse(w, http.StatusMethodNotAllowed, metav1.StatusReasonMethodNotAllowed, "only POST is answered here")
 		return
 	}
-	user, secret, ok := r.BasicAuth()
-	if !ok || !h.cfg.Accepts(user, secret) {
+	anew, renewing := h.caller(r)
+	if !anew && renewing == "" {
 		refuse(w, http.StatusUnauthorized, metav1.StatusReasonUnauthorized, "the join token is wrong; take it from <data-dir>/server/token on a server")
 		return
 	}
 	var q api.JoinRequest
 	if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxBody)).Decode(&q); err != nil {
 		refuse(w, http.StatusBadRequest, metav1.StatusReasonBadRequest, "reading the join request: "+err.Error())
+		return
+	}
+	if !anew && renewing != q.NodeName {
+		refuse(w, http.StatusForbidden, metav1.StatusReasonForbidden, fmt.Sprintf("node %q cannot join as %q without the join token", renewing, q.NodeName))
 		return
 	}
 	if problems := validation.IsDNS1123Subdomain(q.NodeName); len(problems) > 0 {
@@ -133,7 +141,11 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		h.refuseNode(w, q.NodeName, err)
 		return
 	}
-	h.cfg.Log.Info("node joined", "node", q.NodeName, "remote", r.RemoteAddr)
+	said := "node joined"
+	if renewing == q.NodeName {
+		said = "node renewed its certificate"
+	}
+	h.cfg.Log.Info(said, "node", q.NodeName, "remote", r.RemoteAddr)
 	w.Header().Set("Content-Type", "application/json")
 	// A failed write means that the joiner is gone; it will try again.
 	_ = json.NewEncoder(w).Encode(api.JoinAnswer{
@@ -142,6 +154,20 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		ClusterDomain: h.cfg.Cluster.ClusterDomain, ServiceNodePortRange: h.cfg.Cluster.NodePortRange,
 		RenewAfter: h.cfg.Now().Add(renewAfter),
 	})
+}
+
+// caller tells whether a request has the join token, and which node's certificate it has.
+func (h *Handler) caller(r *http.Request) (anew bool, renewing string) {
+	user, secret, ok := r.BasicAuth()
+	anew = ok && h.cfg.Accepts(user, secret)
+	if h.cfg.Node != nil && r.TLS != nil && len(r.TLS.PeerCertificates) > 0 {
+		asNode := r.Clone(r.Context())
+		asNode.Header.Del("Authorization") // of the join token, which is no user's
+		if node, err := h.cfg.Node(asNode); err == nil {
+			renewing = node
+		}
+	}
+	return anew, renewing
 }
 
 // errPassword: the name belongs to a node with another password.
