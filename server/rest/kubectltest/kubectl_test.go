@@ -101,10 +101,10 @@ func TestKubectl(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	url := serve(t)
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata",
 		Setup: func(e *testscript.Env) error {
+			url := serve(t) // one for each script: a kind that comes and goes is seen by all clients
 			config := "apiVersion: v1\nkind: Config\nclusters: [{name: c, cluster: {server: '" + url + "'}}]\ncontexts: [{name: c, context: {cluster: c, user: u}}]\nusers: [{name: u, user: {}}]\ncurrent-context: c\n"
 			path := filepath.Join(e.WorkDir, "kubeconfig")
 			e.Setenv("PATH", strings.Join([]string{bin, filepath.Dir(diff), "/bin"}, ":"))
