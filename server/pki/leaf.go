@@ -141,6 +141,18 @@ func (p *PKI) refreshAdmin() error {
 	return err
 }
 
+// AuthProxyName is the name in the certificate of the API as a front proxy.
+const AuthProxyName = "system:auth-proxy"
+
+func (p *PKI) refreshProxy() error {
+	cert, err := p.refreshLeaf("client-auth-proxy", p.proxy, Profile{Name: AuthProxyName, Client: true})
+	if err != nil {
+		return err
+	}
+	p.proxying.Store(cert)
+	return nil
+}
+
 func (p *PKI) refreshLeaf(name string, by *authority, want Profile) (*tls.Certificate, error) {
 	base, now := p.path(name), p.cfg.Now()
 	if cert, err := tls.LoadX509KeyPair(base+".crt", base+".key"); err == nil && leafGood(cert.Leaf, by, want, now) {

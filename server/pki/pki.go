@@ -8,8 +8,10 @@
 //	  tls/
 //	    server-ca.crt, .key     signs the serving certificate; its hash is in join tokens
 //	    client-ca.crt, .key     signs user and node client certificates
+//	    request-header-ca.crt, .key  signs front proxies: who has such a certificate may say whom a request is from
 //	    serving-apiserver.crt, .key
 //	    client-admin.crt, .key  system:admin in system:masters, for the kubeconfig
+//	    client-auth-proxy.crt, .key  system:auth-proxy, with which the API turns to aggregated ones
 //	    service.key             signs service account tokens
 //	  token                     K10<sha256 of server-ca.crt>::server:<secret>
 //	  node-token                a link to token
@@ -68,8 +70,11 @@ type PKI struct {
 	cfg    Config
 	server *authority
 	client *authority
+	proxy  *authority
 	// serving is the leaf now in use; Run replaces it.
 	serving atomic.Pointer[tls.Certificate]
+	// proxying is the leaf of the API as a front proxy.
+	proxying atomic.Pointer[tls.Certificate]
 	// renewing is held while leaves are issued anew.
 	renewing sync.Mutex
 	service  *ecdsa.PrivateKey
@@ -95,7 +100,7 @@ func New(cfg Config) (*PKI, error) {
 	if err := os.MkdirAll(p.path(), 0o700); err != nil {
 		return nil, fmt.Errorf("making the certificate directory: %w", err)
 	}
-	for _, step := range []func() error{p.loadAuthorities, p.loadServiceKey, p.loadToken, p.refreshServing, p.refreshAdmin} {
+	for _, step := range []func() error{p.loadAuthorities, p.loadServiceKey, p.loadToken, p.refreshServing, p.refreshAdmin, p.refreshProxy} {
 		if err := step(); err != nil {
 			return nil, err
 		}
@@ -129,6 +134,9 @@ func (p *PKI) Renew() error {
 	if err := p.refreshServing(); err != nil {
 		return err
 	}
+	if err := p.refreshProxy(); err != nil {
+		return err
+	}
 	return p.refreshAdmin()
 }
 
@@ -140,7 +148,11 @@ func (p *PKI) loadAuthorities() (err error) {
 	if p.server, err = loadAuthority(p.path("server-ca"), "orch-server-ca", p.cfg.Now(), seen); err != nil {
 		return err
 	}
-	p.client, err = loadAuthority(p.path("client-ca"), "orch-client-ca", p.cfg.Now(), seen)
+	if p.client, err = loadAuthority(p.path("client-ca"), "orch-client-ca", p.cfg.Now(), seen); err != nil {
+		return err
+	}
+	// Nobody holds on to this one: its readers follow the ConfigMap that publishes it.
+	p.proxy, err = loadAuthority(p.path("request-header-ca"), "orch-request-header-ca", p.cfg.Now(), false)
 	return err
 }
 
@@ -157,6 +169,18 @@ func (p *PKI) ServerCA() []byte { return p.server.pem }
 // ClientCA is the PEM of the authority that signs client certificates.
 func (p *PKI) ClientCA() []byte { return p.client.pem }
 
+// FrontProxyCA is the PEM of the authority that signs front proxies.
+func (p *PKI) FrontProxyCA() []byte { return p.proxy.pem }
+
+// FrontProxy is the certificate that the API shows to aggregated ones, renewed in
+// time: ask for it at each handshake (tls.Config.GetClientCertificate).
+func (p *PKI) FrontProxy() *tls.Certificate { return p.proxying.Load() }
+
+// VerifyFrontProxy checks the certificate chain of a front proxy.
+func (p *PKI) VerifyFrontProxy(chain []*x509.Certificate) error {
+	return p.proxy.verify(chain, p.cfg.Now())
+}
+
 // ServiceKey signs service account tokens.
 func (p *PKI) ServiceKey() *ecdsa.PrivateKey { return p.service }
 
@@ -167,17 +191,25 @@ func (p *PKI) Token() Token { return p.token }
 // checking them to VerifyClient, so that a bad one is answered with 401 and not
 // with a broken handshake.
 func (p *PKI) TLSConfig() *tls.Config {
+	asked := x509.NewCertPool()
+	asked.AddCert(p.client.cert)
+	asked.AddCert(p.proxy.cert)
 	return &tls.Config{
 		MinVersion:     tls.VersionTLS12,
 		NextProtos:     []string{"h2", "http/1.1"},
 		ClientAuth:     tls.RequestClientCert,
-		ClientCAs:      p.client.pool(),
+		ClientCAs:      asked,
 		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return p.fresh() },
 	}
 }
 
 // VerifyClient checks a client certificate chain against the client authority.
 func (p *PKI) VerifyClient(chain []*x509.Certificate) error {
+	return p.client.verify(chain, p.cfg.Now())
+}
+
+// verify checks that a leads to a client's leaf by way of the rest of the chain.
+func (a *authority) verify(chain []*x509.Certificate, now time.Time) error {
 	if len(chain) == 0 {
 		return fmt.Errorf("verifying client certificate: none given")
 	}
@@ -186,7 +218,7 @@ func (p *PKI) VerifyClient(chain []*x509.Certificate) error {
 		between.AddCert(c)
 	}
 	_, err := chain[0].Verify(x509.VerifyOptions{
-		Roots: p.client.pool(), Intermediates: between, CurrentTime: p.cfg.Now(),
+		Roots: a.pool(), Intermediates: between, CurrentTime: now,
 		KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
 	})
 	return err

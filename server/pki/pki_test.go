@@ -268,3 +268,28 @@ func TestTokenOnDisk(t *testing.T) {
 		t.Error("Accepts is wrong")
 	}
 }
+
+func TestFrontProxy(t *testing.T) {
+	p := must(t, t.TempDir(), day, nil)
+	leaf := p.FrontProxy().Leaf
+	if leaf.Subject.CommonName != AuthProxyName {
+		t.Errorf("the proxy is called %q", leaf.Subject.CommonName)
+	}
+	if err := p.VerifyFrontProxy([]*x509.Certificate{leaf}); err != nil {
+		t.Error(err)
+	}
+	if err := p.VerifyClient([]*x509.Certificate{leaf}); err == nil {
+		t.Error("a front proxy passes as a user")
+	}
+	raw, _, err := p.ClientPair("alice")
+	if err != nil {
+		t.Fatal(err)
+	}
+	user, err := parseCert(raw)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := p.VerifyFrontProxy([]*x509.Certificate{user}); err == nil {
+		t.Error("a user passes as a front proxy")
+	}
+}
