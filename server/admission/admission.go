@@ -40,6 +40,9 @@ type step struct {
 	kinds    []*api.Facts
 	admit    func(context.Context, *registry.Attributes) error
 	validate func(context.Context, *registry.Attributes) error
+	// users marks the last step that does to objects what users define: behind it the
+	// mutating steps begin again, once, where that was asked for.
+	users bool
 }
 
 // List is the admission of the server.
@@ -158,13 +161,20 @@ func (l *List) Run(ctx context.Context) error {
 // Ready closes once Services that are stored have their addresses back.
 func (l *List) Ready() <-chan struct{} { return l.ready }
 
-// Admit runs the mutating steps of the request's kind in order.
+// Admit runs the mutating steps of the request's kind in order. The steps up to the
+// users' last one run a second time when one of the users' asks for it, as upstream.
 func (l *List) Admit(ctx context.Context, a *registry.Attributes) error {
-	for _, s := range l.of(a) {
-		if s.admit != nil {
-			if err := s.admit(ctx, a); err != nil {
-				return err
-			}
+	steps := l.of(a)
+	for i := 0; i < len(steps); i++ {
+		if steps[i].admit == nil {
+			continue
+		}
+		if err := steps[i].admit(ctx, a); err != nil {
+			return err
+		}
+		if steps[i].users && a.Mutation.Again && !a.Mutation.Second {
+			a.Mutation.Second = true
+			i = -1
 		}
 	}
 	return nil

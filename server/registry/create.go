@@ -14,6 +14,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/managedfields"
 	"k8s.io/apimachinery/pkg/util/uuid"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
@@ -141,7 +142,10 @@ func (w *op) create(ctx context.Context, obj api.Object) (Result, error) {
 	if err := w.admit(ctx); err != nil {
 		return Result{}, err
 	}
-	obj = w.Object.(api.Object)
+	obj, err := w.admittedNew(obj)
+	if err != nil {
+		return Result{}, err
+	}
 	if err := w.validateCreate(obj); err != nil {
 		return Result{}, err
 	}
@@ -171,6 +175,35 @@ func (w *op) create(ctx context.Context, obj api.Object) (Result, error) {
 	out := answer(item)
 	out.Created = true
 	return out, nil
+}
+
+// admittedNew is the object that admission leaves behind. What users' webhooks and
+// policies made of it is prepared again: upstream prepares after they have run. before
+// is the object as it went in.
+func (w *op) admittedNew(before api.Object) (api.Object, error) {
+	obj := w.Object.(api.Object)
+	if !w.Mutation.Changed {
+		return obj, nil
+	}
+	if err := w.checkNamespace(obj); err != nil {
+		return nil, err
+	}
+	w.keepManaged(obj, before)
+	w.clearType(obj)
+	obj.SetUID(before.GetUID())
+	obj.SetCreationTimestamp(before.GetCreationTimestamp())
+	w.prepareCreate(obj)
+	return obj, nil
+}
+
+// keepManaged puts managed fields back that admission spoiled.
+func (w *op) keepManaged(obj, before api.Object) {
+	err := managedfields.ValidateManagedFields(obj.GetManagedFields())
+	if err == nil {
+		return
+	}
+	obj.SetManagedFields(before.GetManagedFields())
+	w.Warn(fmt.Sprintf(".metadata.managedFields was in an invalid state after admission; this could be caused by an outdated mutating admission controller; please fix your requests: %v", err))
 }
 
 // clearType takes kind and apiVersion out of a typed object: in memory the type says

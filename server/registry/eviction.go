@@ -40,6 +40,7 @@ func (w *op) evict(ctx context.Context, body runtime.Object) (Result, error) {
 	if err := w.r.Admit(ctx, &w.Attributes); err != nil {
 		return Result{}, err
 	}
+	e = w.Object.(*policy.Eviction)
 	o := metav1.DeleteOptions{}
 	if e.DeleteOptions != nil {
 		o = *e.DeleteOptions

@@ -31,7 +31,7 @@ func (r *Registry) Patch(ctx context.Context, q Request, pt types.PatchType, pat
 	if errs := metavalidation.ValidatePatchOptions(&o, pt); len(errs) > 0 {
 		return Result{}, apierrors.NewInvalid(schema.GroupKind{Group: "meta.k8s.io", Kind: "PatchOptions"}, "", errs)
 	}
-	w := r.newOp(&q, res, Update, &o, o.FieldManager)
+	w := r.newOp(&q, res, Update, asUpdateOptions(&o), o.FieldManager)
 	w.DryRun = len(o.DryRun) > 0
 	if pt == types.ApplyPatchType || pt == types.ApplyYAMLPatchType {
 		return w.applyPatch(ctx, patch, &o)
@@ -46,6 +46,20 @@ func (r *Registry) Patch(ctx context.Context, q Request, pt types.PatchType, pat
 	return w.retry(ctx, false, func(old *Item) (api.Object, error) {
 		return w.patched(old, pt, patch, o.FieldValidation)
 	}, m)
+}
+
+// asUpdateOptions are a patch's options as admission sees them: a patch is an update.
+func asUpdateOptions(o *metav1.PatchOptions) *metav1.UpdateOptions {
+	return &metav1.UpdateOptions{DryRun: o.DryRun, FieldManager: o.FieldManager, FieldValidation: o.FieldValidation}
+}
+
+// asCreateOptions are the options of an update that turns out to create.
+func asCreateOptions(options runtime.Object) runtime.Object {
+	o, ok := options.(*metav1.UpdateOptions)
+	if !ok {
+		return options
+	}
+	return &metav1.CreateOptions{DryRun: o.DryRun, FieldManager: o.FieldManager, FieldValidation: o.FieldValidation}
 }
 
 // patched is the object that the patch makes of old.

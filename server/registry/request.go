@@ -19,6 +19,8 @@ type Request struct {
 	UserAgent string
 	// Warn takes sentences for Warning headers; may be nil.
 	Warn func(string)
+	// Annotate takes what admission notes for the audit log, see Attributes; may be nil.
+	Annotate func(key, value string)
 	// MayCreate is asked when an update or an apply is about to create; nil allows.
 	MayCreate func(ctx context.Context) error
 }
@@ -63,6 +65,24 @@ type Attributes struct {
 	DryRun  bool
 	// Warn takes sentences for Warning headers; never nil.
 	Warn func(string)
+	// Annotate notes something for the audit log; never nil, safe for parallel use. A key
+	// that begins with "patch." holds parts of the object: it belongs into events of level
+	// Request and above only.
+	Annotate func(key, value string)
+	// Mutation is shared by the steps that let users' policies and webhooks change Object.
+	Mutation Mutation
+}
+
+// Mutation is what users' policies and webhooks did to an object on its way. As upstream,
+// the mutating steps run a second time when one of them asks for it.
+type Mutation struct {
+	// Changed tells the registry to prepare Object again: whoever changed it may have
+	// touched what a client cannot decide.
+	Changed bool
+	// Again asks for the second round. Second is true in it.
+	Again, Second bool
+	// Memory is what a step keeps between the rounds, by its name.
+	Memory map[string]any
 }
 
 // Admission decides about writes beyond the object itself. Errors are status errors.
@@ -79,6 +99,9 @@ func (r *Registry) Admit(ctx context.Context, a *Attributes) error {
 	}
 	if a.Warn == nil {
 		a.Warn = func(string) {}
+	}
+	if a.Annotate == nil {
+		a.Annotate = func(string, string) {}
 	}
 	if err := r.admission.Admit(ctx, a); err != nil {
 		return err
@@ -106,7 +129,10 @@ func (r *Registry) newOp(q *Request, res *Resource, o Operation, options runtime
 	w := &op{r: r, res: res, q: q, sub: q.Subresource, manager: manager}
 	w.Attributes = Attributes{
 		Operation: o, User: q.User, Resource: res, Namespace: q.Namespace, Name: q.Name, Subresource: q.Subresource,
-		Options: options, Warn: q.Warn,
+		Options: options, Annotate: q.Annotate,
+	}
+	if w.Annotate == nil {
+		w.Annotate = func(string, string) {}
 	}
 	if q.Warn == nil {
 		w.Warn = func(string) {}

@@ -77,8 +77,7 @@ func (w *op) applyScale(ctx context.Context, intent *unstructured.Unstructured, 
 	if err != nil {
 		return Result{}, apierrors.NewBadRequest(err.Error())
 	}
-	owner := *w
-	owner.applied = true
+	owner := w.quiet() // admission sees the Scale
 	force := o.Force != nil && *o.Force
 	parent := &unstructured.Unstructured{Object: map[string]any{
 		"apiVersion": w.res.GroupVersion().String(), "kind": w.res.Facts.Kind,
@@ -88,12 +87,32 @@ func (w *op) applyScale(ctx context.Context, intent *unstructured.Unstructured, 
 		parent.Object["spec"] = map[string]any{"replicas": n}
 	}
 	out, err := owner.retry(ctx, false, func(old *Item) (api.Object, error) {
-		return owner.merged(old.Object(), parent, force)
+		obj, err := owner.merged(old.Object(), parent, force)
+		if err != nil {
+			return nil, err
+		}
+		s := w.res.scaleOf(old)
+		s.Spec.Replicas = w.res.hooks.scale.spec(obj)
+		if s, err = w.admitScale(ctx, s, w.res.scaleOf(old)); err != nil {
+			return nil, err
+		}
+		w.res.hooks.scale.setSpec(obj, s.Spec.Replicas)
+		return obj, nil
 	}, &scaleMode)
 	if err != nil {
 		return Result{}, err
 	}
 	return Result{Object: w.res.scaleOf(out.Item)}, nil
+}
+
+// admitScale shows admission a Scale and gives it as it comes back.
+func (w *op) admitScale(ctx context.Context, s, old *autoscaling.Scale) (*autoscaling.Scale, error) {
+	a := w.Attributes
+	a.Object, a.Old = s, old
+	if err := w.r.Admit(ctx, &a); err != nil {
+		return nil, err
+	}
+	return a.Object.(*autoscaling.Scale), nil
 }
 
 func mustMap(s *autoscaling.Scale) map[string]any {
@@ -125,9 +144,7 @@ func (w *op) rescale(ctx context.Context, named bool, change func(old *Item) (*a
 			return nil, apierrors.NewInvalid(api.Scales.GroupKind(), w.q.Name, field.ErrorList{
 				field.Invalid(field.NewPath("spec", "replicas"), s.Spec.Replicas, "must be greater than or equal to 0")})
 		}
-		a := w.Attributes
-		a.Object, a.Old = s, now
-		if err := w.r.Admit(ctx, &a); err != nil {
+		if s, err = w.admitScale(ctx, s, now); err != nil {
 			return nil, err
 		}
 		obj := old.Object().DeepCopyObject().(api.Object)

@@ -81,6 +81,7 @@ func (w *op) bind(ctx context.Context, body runtime.Object) (Result, error) {
 	if err := w.r.Admit(ctx, &w.Attributes); err != nil {
 		return Result{}, err
 	}
+	b = w.Object.(*core.Binding)
 	_, err := w.quiet().retry(ctx, false, func(old *Item) (api.Object, error) {
 		pod := old.Object().(*core.Pod)
 		if err := w.checkBinding(pod, b); err != nil {

@@ -178,7 +178,7 @@ func (w *op) createInstead(ctx context.Context, obj api.Object) (Result, error) 
 	}
 	obj.SetResourceVersion("")
 	c := *w
-	c.Operation = Create
+	c.Operation, c.Options = Create, asCreateOptions(w.Options)
 	return c.create(ctx, obj)
 }
 
@@ -233,7 +233,14 @@ func (w *op) update(ctx context.Context, oldItem *Item, obj api.Object, m *mode)
 	if err := w.admit(ctx); err != nil {
 		return Result{}, err
 	}
-	obj = w.Object.(api.Object)
+	before := obj
+	if obj = w.Object.(api.Object); w.Mutation.Changed { // upstream prepares after users' webhooks have run
+		w.keepManaged(obj, before)
+		w.clearType(obj)
+		w.keepMeta(obj, old)
+		m.prepare(w, obj, old)
+		w.bumpGeneration(obj, old)
+	}
 	if err := w.validateUpdate(obj, old, m); err != nil {
 		return Result{}, err
 	}

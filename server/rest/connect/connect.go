@@ -106,6 +106,9 @@ func (c *Connector) Stream(w http.ResponseWriter, r *http.Request, call registry
 	if err != nil {
 		return err
 	}
+	if o, err = c.admit(r.Context(), call, o); err != nil {
+		return err
+	}
 	to := target{name: call.Name, host: pod.Spec.NodeName}
 	switch o := o.(type) {
 	case *core.PodExecOptions:
@@ -126,9 +129,6 @@ func (c *Connector) Stream(w http.ResponseWriter, r *http.Request, call registry
 	if err != nil {
 		return err
 	}
-	if err := c.admit(r.Context(), call, o); err != nil {
-		return err
-	}
 	if pod.Spec.NodeName == "" {
 		return apierrors.NewBadRequest(fmt.Sprintf("pod %s does not have a host assigned", pod.Name))
 	}
@@ -138,10 +138,12 @@ func (c *Connector) Stream(w http.ResponseWriter, r *http.Request, call registry
 	return c.forward(w, r, c.nodes, to, nil)
 }
 
-// admit asks admission about a connection.
-func (c *Connector) admit(ctx context.Context, call registry.Request, o runtime.Object) error {
-	return c.registry.Admit(ctx, &registry.Attributes{Operation: registry.Connect, User: call.User, Resource: c.registry.For(call.Kind),
-		Namespace: call.Namespace, Name: call.Name, Subresource: call.Subresource, Object: o, Warn: call.Warn})
+// admit asks admission about a connection, and gives its options as they are then.
+func (c *Connector) admit(ctx context.Context, call registry.Request, o runtime.Object) (runtime.Object, error) {
+	a := &registry.Attributes{Operation: registry.Connect, User: call.User, Resource: c.registry.For(call.Kind),
+		Namespace: call.Namespace, Name: call.Name, Subresource: call.Subresource, Object: o, Warn: call.Warn, Annotate: call.Annotate}
+	err := c.registry.Admit(ctx, a)
+	return a.Object, err
 }
 
 func (c *Connector) pod(ctx context.Context, call registry.Request) (*core.Pod, error) {

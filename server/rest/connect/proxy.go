@@ -48,7 +48,7 @@ func (c *Connector) Proxy(w http.ResponseWriter, r *http.Request, call registry.
 	if err != nil {
 		return err
 	}
-	if err := c.admit(ctx, call, options); err != nil {
+	if _, err := c.admit(ctx, call, options); err != nil {
 		return err
 	}
 	if tail == "" && redirect(w, r) {
