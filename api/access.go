@@ -6,6 +6,7 @@ import (
 	authz "k8s.io/api/authorization/v1"
 	rbac "k8s.io/api/rbac/v1"
 	apiext "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
+	apireg "k8s.io/kube-aggregator/pkg/apis/apiregistration/v1"
 )
 
 var (
@@ -42,9 +43,13 @@ var (
 	CustomResourceDefinitions         = kind[apiext.CustomResourceDefinition, apiext.CustomResourceDefinitionList](apiextV1, "CustomResourceDefinition", Facts{Plural: "customresourcedefinitions", Short: words("crd", "crds"), Categories: words("api-extensions"), Cluster: true, Status: true, Path: "apiextensions.k8s.io/customresourcedefinitions"})
 )
 
+// APIServices are the kind of apiregistration.k8s.io/v1: which server answers for a group's version.
+var APIServices = kind[apireg.APIService, apireg.APIServiceList](apireg.SchemeGroupVersion, "APIService",
+	Facts{Plural: "apiservices", Categories: words("api-extensions"), Cluster: true, Status: true, Path: "apiregistration.k8s.io/apiservices"})
+
 var accessKinds = []*Facts{
 	Roles.Facts, RoleBindings.Facts, ClusterRoles.Facts, ClusterRoleBindings.Facts,
 	TokenReviews.Facts, SelfSubjectReviews.Facts, SubjectAccessReviews.Facts, SelfSubjectAccessReviews.Facts, SelfSubjectRulesReviews.Facts, LocalSubjectAccessReviews.Facts,
 	MutatingWebhookConfigurations.Facts, ValidatingWebhookConfigurations.Facts, ValidatingAdmissionPolicies.Facts, ValidatingAdmissionPolicyBindings.Facts,
-	MutatingAdmissionPolicies.Facts, MutatingAdmissionPolicyBindings.Facts, CustomResourceDefinitions.Facts,
+	MutatingAdmissionPolicies.Facts, MutatingAdmissionPolicyBindings.Facts, CustomResourceDefinitions.Facts, APIServices.Facts,
 }

@@ -10,6 +10,8 @@ import (
 	extensions "k8s.io/apiextensions-apiserver/pkg/client/applyconfiguration"
 	"k8s.io/apimachinery/pkg/util/managedfields"
 	"k8s.io/client-go/applyconfigurations"
+	apiregistration "k8s.io/kube-aggregator/pkg/apis/apiregistration/v1"
+	aggregation "k8s.io/kube-aggregator/pkg/client/applyconfiguration"
 	"sigs.k8s.io/structured-merge-diff/v6/schema"
 	"sigs.k8s.io/structured-merge-diff/v6/typed"
 
@@ -20,6 +22,9 @@ import (
 func upstream(group string) managedfields.TypeConverter {
 	if group == apiextensions.GroupName {
 		return extensions.NewTypeConverter(api.Scheme())
+	}
+	if group == apiregistration.GroupName {
+		return aggregation.NewTypeConverter(api.Scheme())
 	}
 	return applyconfigurations.NewTypeConverter(api.Scheme())
 }

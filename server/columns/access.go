@@ -7,6 +7,7 @@ import (
 	rbac "k8s.io/api/rbac/v1"
 	apiext "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	apireg "k8s.io/kube-aggregator/pkg/apis/apiregistration/v1"
 )
 
 // Role shows when it was made.
@@ -141,4 +142,31 @@ func paramKind(k *admission.ParamKind) string {
 func CustomResourceDefinition() []Column[apiext.CustomResourceDefinition] {
 	type c = apiext.CustomResourceDefinition
 	return list(name[c](), createdAt[c]())
+}
+
+// APIService shows who answers, and whether they do.
+func APIService() []Column[apireg.APIService] {
+	type a = apireg.APIService
+	return list(
+		name[a](),
+		text("Service", "The reference to the service that hosts this API endpoint.", func(o *a) string {
+			if s := o.Spec.Service; s != nil {
+				return s.Namespace + "/" + s.Name
+			}
+			return "Local"
+		}),
+		text("Available", "Whether this service is available.", func(o *a) string {
+			for _, c := range o.Status.Conditions {
+				switch {
+				case c.Type != apireg.Available:
+				case c.Status == apireg.ConditionTrue || c.Reason == "":
+					return string(c.Status)
+				default:
+					return string(c.Status) + " (" + c.Reason + ")"
+				}
+			}
+			return string(apireg.ConditionUnknown)
+		}),
+		age[a](),
+	)
 }

@@ -6,6 +6,7 @@ import (
 	admission "k8s.io/api/admissionregistration/v1"
 	apiext "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	apireg "k8s.io/kube-aggregator/pkg/apis/apiregistration/v1"
 )
 
 const (
@@ -96,5 +97,12 @@ func CustomResourceDefinition(o *apiext.CustomResourceDefinition) {
 	point(&s.Conversion, apiext.CustomResourceConversion{Strategy: apiext.NoneConverter})
 	if w := s.Conversion.Webhook; w != nil && w.ClientConfig != nil && w.ClientConfig.Service != nil {
 		point(&w.ClientConfig.Service.Port, webhookPort)
+	}
+}
+
+// APIService points to the usual port.
+func APIService(o *apireg.APIService) {
+	if o.Spec.Service != nil {
+		point(&o.Spec.Service.Port, webhookPort)
 	}
 }

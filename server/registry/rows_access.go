@@ -9,6 +9,8 @@ import (
 	rbac "k8s.io/api/rbac/v1"
 	"k8s.io/apiextensions-apiserver/pkg/apihelpers"
 	apiext "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	apireg "k8s.io/kube-aggregator/pkg/apis/apiregistration/v1"
 
 	"orch/api"
 	"orch/server/columns"
@@ -67,6 +69,10 @@ func admissionRows() []Resource {
 			Held:          func(o *apiext.CustomResourceDefinition) bool { return o.DeletionTimestamp == nil },
 			MarkDeleting:  beginCleanup,
 		}),
+		Row(api.APIServices, Hooks[apireg.APIService]{
+			Validate: validate.APIService, ValidateUpdate: validate.APIServiceUpdate, ValidateStatus: validate.APIServiceStatus,
+			Default: defaults.APIService, Columns: columns.APIService(), NameRule: namePathSegment, Generation: GenerationNever, ForbidUnconditional: true,
+			PrepareCreate: localIsAvailable}),
 	}
 }
 
@@ -89,5 +95,13 @@ func noteStoredVersion(o *apiext.CustomResourceDefinition) {
 		if v.Storage && !slices.Contains(o.Status.StoredVersions, v.Name) {
 			o.Status.StoredVersions = append(o.Status.StoredVersions, v.Name)
 		}
+	}
+}
+
+// localIsAvailable says at once what is true of versions that this server answers for.
+func localIsAvailable(o *apireg.APIService) {
+	if o.Spec.Service == nil {
+		o.Status.Conditions = []apireg.APIServiceCondition{{Type: apireg.Available, Status: apireg.ConditionTrue, LastTransitionTime: metav1.Now(),
+			Reason: "Local", Message: "Local APIServices are always available"}}
 	}
 }
