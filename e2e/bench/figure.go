@@ -38,6 +38,14 @@ var targets = []target{
 	{"idle server with node, resident", "MB", 120, false, "674"},
 	{"idle server with node, CPU over 60 s", "% of a core", 0.5, false, "4.0"},
 	{"resident after six runs of load", "MB", 200, false, "1,210 (apiserver)"},
+	{"list of 100,000, a selector that matches none", "ms", 100, false, ""},
+	{"list of 100,000, first byte", "ms", 50, false, ""},
+	{"ten lists of 100,000 at once, growth", "x one answer", 1.3, false, ""},
+	{"1,000 watchers x 100 events/s, delivered", "/s", 50_000, true, ""},
+	{"1,000 watchers x 100 events/s, p99", "ms", 100, false, ""},
+	{"the same beside ten stalled watchers, p99", "x", 1.1, false, ""},
+	{"idle with 20 CRDs, resident", "MB", 120, false, ""},
+	{"idle with 20 CRDs, CPU over 60 s", "% of a core", 0.5, false, ""},
 }
 
 // row is a figure with what was measured of it, and of what goes with it.

@@ -71,12 +71,20 @@ func (b *bench) restart(ctx context.Context) error {
 
 // idle measures what a server with its node takes when nothing happens.
 func (b *bench) idle(ctx context.Context) error {
+	return b.resting(ctx, "idle server with node", func(*server) error { return nil })
+}
+
+// resting prepares a server, waits until it has settled, and measures a minute.
+func (b *bench) resting(ctx context.Context, figure string, prepare func(*server) error) error {
 	return b.withServer(ctx, func(s *server) error {
 		c, err := s.connect(protobufType)
 		if err != nil {
 			return err
 		}
 		if _, err := nodeReady(ctx, c); err != nil {
+			return err
+		}
+		if err := prepare(s); err != nil {
 			return err
 		}
 		if err := pause(ctx, settling); err != nil {
@@ -90,9 +98,9 @@ func (b *bench) idle(ctx context.Context) error {
 			return err
 		}
 		after, err := s.usage()
-		b.table.add("idle server with node, resident", "MB", float64(after.resident)/megabyte)
-		b.table.add("idle server with node, CPU over 60 s", "% of a core", 100*(after.cpu-before.cpu).Seconds()/idleTime.Seconds())
-		b.table.beside("idle server with node, CPU over 60 s", "written to disk", "bytes a minute", float64(after.written-before.written))
+		b.table.add(figure+", resident", "MB", float64(after.resident)/megabyte)
+		b.table.add(figure+", CPU over 60 s", "% of a core", 100*(after.cpu-before.cpu).Seconds()/idleTime.Seconds())
+		b.table.beside(figure+", CPU over 60 s", "written to disk", "bytes a minute", float64(after.written-before.written))
 		return err
 	})
 }

@@ -45,6 +45,9 @@ var suites = []suite{
 	{"pods", (*bench).pods},
 	{"idle", (*bench).idle},
 	{"memory", (*bench).memory},
+	{"bulk", (*bench).bulk},
+	{"fanout", (*bench).fanout},
+	{"crds", (*bench).crds},
 }
 
 func main() {

@@ -32,6 +32,8 @@ type List struct {
 	// Remaining counts the objects behind this page; nil if there are none or a
 	// selector makes them uncounted.
 	Remaining *int64
+	// Bulky lists are encoded in passing: see cache.Page.
+	Bulky bool
 }
 
 // Get reads one object, or its scale.
@@ -138,7 +140,7 @@ func (r *Registry) List(ctx context.Context, q Request, o metav1.ListOptions) (*
 }
 
 func pageAnswer(p cache.Page) *List {
-	l := &List{Items: p.Items, ResourceVersion: cache.FormatRevision(p.Revision)}
+	l := &List{Items: p.Items, ResourceVersion: cache.FormatRevision(p.Revision), Bulky: p.Bulky}
 	if p.Next != "" {
 		l.Continue = encodeContinue(p.Revision, p.Next)
 		if p.Remaining > 0 {

@@ -2,6 +2,7 @@ package cache
 
 import (
 	"reflect"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -24,6 +25,8 @@ type Item struct {
 	budget *budget // nil: encodings are not kept
 	json   atomic.Pointer[encoded]
 	proto  atomic.Pointer[encoded]
+	// protoSize of the raw message, 0 while unknown. A list must say its length before its first item.
+	protoSize atomic.Int32
 	// twin is the same version as an object of another kind (Facts.SameAs).
 	twin   atomic.Pointer[Item]
 	fields atomic.Pointer[fields.Set]
@@ -73,12 +76,48 @@ func (i *Item) HasProto() bool { return i.kind.envelope != nil }
 
 // Proto is the raw protobuf message, as it stands in a list. Do not change it.
 func (i *Item) Proto() ([]byte, error) {
-	return i.encoding(&i.proto, func(o api.Object) ([]byte, error) {
-		m := o.(protoObject)
-		b := make([]byte, m.Size())
-		_, err := m.MarshalToSizedBuffer(b)
-		return b, err
+	return i.encoding(&i.proto, func(api.Object) ([]byte, error) {
+		return i.marshal(make([]byte, 0, i.ProtoSize()))
 	})
+}
+
+// ProtoSize is the length of the raw protobuf message.
+func (i *Item) ProtoSize() int {
+	if n := i.protoSize.Load(); n > 0 {
+		return int(n)
+	}
+	n := i.obj.(protoObject).Size()
+	i.protoSize.Store(int32(n)) // stored values are limited to a few MiB
+	return n
+}
+
+// AppendListed appends the object as it stands in a list: raw protobuf, or JSON.
+// With keep, an encoding that is made now stays for those who ask next; without, one
+// that is there already is used all the same.
+func (i *Item) AppendListed(dst []byte, proto, keep bool) ([]byte, error) {
+	slot, encode := &i.json, i.JSON
+	if proto {
+		slot, encode = &i.proto, i.Proto
+	}
+	if b, ok := slot.Load().kept(); ok {
+		return append(dst, b...), nil
+	}
+	if keep {
+		b, err := encode()
+		return append(dst, b...), err
+	}
+	if proto {
+		return i.marshal(dst)
+	}
+	return i.kind.appendJSON(dst, i.obj)
+}
+
+func (i *Item) marshal(dst []byte) ([]byte, error) {
+	n := i.ProtoSize()
+	dst = slices.Grow(dst, n)
+	end := len(dst) + n
+	_, err := i.obj.(protoObject).MarshalToSizedBuffer(dst[len(dst):end])
+	return dst[:end], err
 }
 
 // AppendProto appends the object as it stands alone: "k8s\0" and the envelope.
@@ -91,13 +130,8 @@ func (i *Item) AppendProto(dst []byte) ([]byte, error) {
 }
 
 func (i *Item) encoding(p *atomic.Pointer[encoded], encode func(api.Object) ([]byte, error)) ([]byte, error) {
-	if e := p.Load(); e != nil {
-		if b := e.data.Load(); b != nil {
-			if !e.used.Load() {
-				e.used.Store(true)
-			}
-			return *b, nil
-		}
+	if b, ok := p.Load().kept(); ok {
+		return b, nil
 	}
 	b, err := encode(i.obj)
 	if err != nil || i.budget == nil {
@@ -174,6 +208,21 @@ type encoded struct {
 	data atomic.Pointer[[]byte]
 	used atomic.Bool // asked for again since the budget last looked
 	size int
+}
+
+// kept is the encoding, if it is still there, which counts as asking for it. A nil e has none.
+func (e *encoded) kept() ([]byte, bool) {
+	if e == nil {
+		return nil, false
+	}
+	b := e.data.Load()
+	if b == nil {
+		return nil, false
+	}
+	if !e.used.Load() {
+		e.used.Store(true)
+	}
+	return *b, true
 }
 
 // budget bounds the bytes of kept encodings: first in, first out, with a second

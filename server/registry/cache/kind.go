@@ -134,6 +134,27 @@ func (k *Kind) encodeJSON(o api.Object) ([]byte, error) {
 	return b, nil
 }
 
+// appendJSON is encodeJSON into dst: it leaves no garbage of the object's size.
+func (k *Kind) appendJSON(dst []byte, o api.Object) ([]byte, error) {
+	var v any = o
+	if u, ok := o.(*unstructured.Unstructured); ok {
+		v = u.Object
+	}
+	out := appender(dst)
+	if err := json.NewEncoder(&out).Encode(v); err != nil {
+		return dst, fmt.Errorf("encoding %s %s: %w", k.Facts.Kind, o.GetName(), err)
+	}
+	return out[:len(out)-1], nil // without the end of the line
+}
+
+// appender is a writer at the end of a slice.
+type appender []byte
+
+func (a *appender) Write(p []byte) (int, error) {
+	*a = append(*a, p...)
+	return len(p), nil
+}
+
 // Decode reads a stored value. The caller sets the resourceVersion.
 func (k *Kind) Decode(b []byte) (api.Object, error) {
 	o := k.Facts.New()

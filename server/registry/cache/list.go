@@ -16,6 +16,9 @@ type Page struct {
 	Next string
 	// Remaining counts what follows; -1 if it is not known (a selective filter).
 	Remaining int64
+	// Bulky says that keeping the encodings of all items would push everything else out,
+	// and most of themselves: they are to be made in passing.
+	Bulky bool
 }
 
 // ListOptions say which part of a list is wanted.
@@ -55,7 +58,19 @@ func (c *Cache) List(ctx context.Context, k *Kind, o ListOptions) (Page, error) 
 			t.AscendRange(entry{key: from}, entry{key: to}, each)
 		}
 	})
+	p.Bulky = c.bulky(p.Items)
 	return p, err
+}
+
+// bulky tells whether items take more than half of the room for encodings.
+func (c *Cache) bulky(items []*Item) bool {
+	size := 0
+	for _, i := range items {
+		if size += i.size; size > c.budget.limit/2 {
+			return true
+		}
+	}
+	return false
 }
 
 // bounds is the range of keys that can match.
@@ -130,7 +145,7 @@ func (c *Cache) listPast(ctx context.Context, k *Kind, b *shelf, o ListOptions) 
 	if err != nil {
 		return Page{}, err
 	}
-	p := Page{Revision: o.Revision}
+	p := Page{Revision: o.Revision, Bulky: true} // nobody asks for these items again
 	err = p.collect(k, o, func(from, to string, each func(entry) bool) {
 		for _, i := range items {
 			if i.key >= from && (to == "" || i.key < to) && !each(entry{i.key, i}) {

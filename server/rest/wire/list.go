@@ -16,10 +16,10 @@ import (
 const chunk = 256 << 10
 
 // WriteList writes a list of a kind's items: a head and the items' kept bytes one
-// after another, nothing is encoded anew. scratch is a buffer to work in, of any size; it
+// after another; nothing is encoded anew but what a bulky list keeps no bytes of. scratch is a buffer to work in, of any size; it
 // is handed back grown, for the next list.
 func WriteList(w io.Writer, scratch []byte, m Media, f *api.Facts, l *registry.List) ([]byte, error) {
-	gvk, part := f.ListGVK(), appendJSONItem
+	gvk, part := f.ListGVK(), listedJSON(!l.Bulky)
 	if m.Shape == Metadata {
 		gvk, part = metadataGVK("PartialObjectMetadataList", m.Version), metadataItem(m)
 	}
@@ -49,9 +49,8 @@ func (c *collector) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
-func appendJSONItem(dst []byte, i *registry.Item) ([]byte, error) {
-	data, err := i.JSON()
-	return append(dst, data...), err
+func listedJSON(keep bool) func([]byte, *registry.Item) ([]byte, error) {
+	return func(dst []byte, i *registry.Item) ([]byte, error) { return i.AppendListed(dst, false, keep) }
 }
 
 func metadataItem(m Media) func([]byte, *registry.Item) ([]byte, error) {
@@ -100,29 +99,33 @@ func appendListHead(b []byte, gvk schema.GroupVersionKind, l *registry.List) []b
 // writeProtobuf frames by hand what every generated list is: metadata as field 1,
 // items as field 2.
 func writeProtobuf(w io.Writer, buf []byte, m Media, gvk schema.GroupVersionKind, l *registry.List) ([]byte, error) {
-	raw := func(i *registry.Item) ([]byte, error) { return i.Proto() }
+	size := (*registry.Item).ProtoSize
+	part := func(dst []byte, i *registry.Item) ([]byte, error) {
+		return i.AppendListed(appendField(dst, 2, i.ProtoSize()), true, !l.Bulky)
+	}
 	if m.Shape == Metadata {
-		raw = func(i *registry.Item) ([]byte, error) { return metadataOf(i, m.Version).Marshal() }
+		size = func(i *registry.Item) int { return metadataOf(i, m.Version).Size() }
+		part = func(dst []byte, i *registry.Item) ([]byte, error) {
+			o := metadataOf(i, m.Version)
+			n := o.Size()
+			return appendMessage(appendField(dst, 2, n), o, n)
+		}
 	}
 	head := metav1.ListMeta{ResourceVersion: l.ResourceVersion, Continue: l.Continue, RemainingItemCount: l.Remaining}
 	headSize := head.Size()
 	total := fieldSize(headSize)
-	parts := make([][]byte, len(l.Items))
-	for n, item := range l.Items {
-		data, err := raw(item)
-		if err != nil {
-			return buf, err
-		}
-		parts[n] = data
-		total += fieldSize(len(data))
+	for _, item := range l.Items {
+		total += fieldSize(size(item))
 	}
 	buf = appendField(appendEnvelope(buf[:0], gvk, total), 1, headSize)
 	buf, err := appendMessage(buf, &head, headSize)
 	if err != nil {
 		return buf, err
 	}
-	for _, data := range parts {
-		buf = append(appendField(buf, 2, len(data)), data...)
+	for _, item := range l.Items {
+		if buf, err = part(buf, item); err != nil {
+			return buf, err
+		}
 		if len(buf) >= chunk {
 			if _, err := w.Write(buf); err != nil {
 				return buf, err
