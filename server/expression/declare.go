@@ -67,11 +67,13 @@ func (t Types) env(s Scope) (*environment.EnvSet, error) {
 		options = append(options, cel.Variable(variablesName, none.CelType()))
 		declared = append(declared, none)
 	}
-	if s.Patches {
-		options = append(options, common.ResolverEnvOption(&mutation.DynamicTypeResolver{}), environment.UnversionedLib(library.JSONPatch))
-	}
 	e, err := environment.MustBaseEnvSet(environment.DefaultCompatibilityVersion()).Extend(
 		environment.VersionedOptions{IntroducedVersion: always(), EnvOptions: options, DeclTypes: declared}, environment.StrictCostOpt)
+	if err == nil && s.Patches { // their resolver wraps the declared types
+		e, err = e.Extend(environment.VersionedOptions{IntroducedVersion: always(), EnvOptions: []cel.EnvOption{
+			common.ResolverEnvOption(&mutation.DynamicTypeResolver{}), environment.UnversionedLib(library.JSONPatch),
+		}})
+	}
 	if err != nil {
 		return nil, fmt.Errorf("environment misconfigured: %w", err)
 	}
@@ -164,3 +166,7 @@ func declTypeOf(t *cel.Type) *apiservercel.DeclType {
 	}
 	return apiservercel.DynType
 }
+
+// ObjectType is what an apply configuration evaluates to, JSONPatchType what a JSON patch does.
+func ObjectType() *cel.Type    { return cel.ObjectType(mutation.ObjectTypeName) }
+func JSONPatchType() *cel.Type { return cel.ListType(cel.ObjectType(mutation.JSONPatchTypeName)) }

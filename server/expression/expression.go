@@ -94,22 +94,32 @@ func NewTypedSet(mode Mode, t Types) *Set {
 // compile is there nevertheless: who names it gets its error when it is run.
 func (s *Set) Variable(name, text string, sc Scope) *Expression {
 	x := s.Compile(text, sc)
+	s.Declare(name, x)
+	return x
+}
+
+// Declare makes a compiled expression a variable.
+func (s *Set) Declare(name string, x *Expression) {
 	s.variables[name] = x
 	if !slices.Contains(s.names, name) {
 		s.names = append(s.names, name)
 	}
 	s.declared.Fields[name] = apiservercel.NewDeclField(name, declTypeOf(x.Type), true, nil, nil)
-	return x
 }
 
 // Compile makes an expression that must be one of the types; none allows any.
 func (s *Set) Compile(text string, sc Scope, may ...*cel.Type) *Expression {
+	return s.CompileIn(s.mode, text, sc, may...)
+}
+
+// CompileIn compiles in a mode that is not the set's.
+func (s *Set) CompileIn(mode Mode, text string, sc Scope, may ...*cel.Type) *Expression {
 	x := &Expression{Text: text}
 	fail := func(kind apiservercel.ErrorType, cause error, format string, args ...any) *Expression {
 		x.Err = &apiservercel.Error{Type: kind, Detail: fmt.Sprintf(format, args...), Cause: cause}
 		return x
 	}
-	env, err := s.env(sc)
+	env, err := s.env(mode, sc)
 	if err != nil {
 		return fail(apiservercel.ErrorTypeInternal, nil, "unexpected error loading CEL environment: %v", err)
 	}
@@ -133,12 +143,12 @@ func (s *Set) Compile(text string, sc Scope, may ...*cel.Type) *Expression {
 }
 
 // env is the scope's environment; with variables it is the set's own.
-func (s *Set) env(sc Scope) (*cel.Env, error) {
+func (s *Set) env(mode Mode, sc Scope) (*cel.Env, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	own := sc.Variables && len(s.variables) > 0
 	if e := s.envs[sc]; e != nil && own {
-		return e.Env(s.mode)
+		return e.Env(mode)
 	}
 	of := untyped
 	if s.typed != nil {
@@ -157,5 +167,5 @@ func (s *Set) env(sc Scope) (*cel.Env, error) {
 	if err != nil {
 		return nil, err
 	}
-	return e.Env(s.mode)
+	return e.Env(mode)
 }

@@ -51,7 +51,8 @@ func admissionRows() []Resource {
 			Default: defaults.ValidatingWebhookConfiguration, Columns: columns.ValidatingWebhookConfiguration(), Generation: GenerationAlways, ForbidUnconditional: true}),
 		Row(api.ValidatingAdmissionPolicies, Hooks[admission.ValidatingAdmissionPolicy]{
 			Validate: validate.ValidatingAdmissionPolicy, ValidateUpdate: validate.ValidatingAdmissionPolicyUpdate,
-			Default: defaults.ValidatingAdmissionPolicy, Columns: columns.ValidatingAdmissionPolicy(), ForbidUnconditional: true}),
+			ValidateStatus: validate.ValidatingAdmissionPolicyStatus,
+			Default:        defaults.ValidatingAdmissionPolicy, Columns: columns.ValidatingAdmissionPolicy(), ForbidUnconditional: true}),
 		Row(api.ValidatingAdmissionPolicyBindings, Hooks[admission.ValidatingAdmissionPolicyBinding]{
 			Validate: validate.ValidatingAdmissionPolicyBinding, ValidateUpdate: validate.ValidatingAdmissionPolicyBindingUpdate,
 			Default: defaults.ValidatingAdmissionPolicyBinding, Columns: columns.ValidatingAdmissionPolicyBinding(), Generation: GenerationAlways, ForbidUnconditional: true}),

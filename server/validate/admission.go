@@ -7,7 +7,6 @@ import (
 	"strings"
 
 	admission "k8s.io/api/admissionregistration/v1"
-	apimachinery "k8s.io/apimachinery/pkg/api/validation"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
@@ -16,40 +15,56 @@ import (
 
 // webhook is what validating and mutating webhooks have in common.
 type webhook struct {
-	name           string
-	client         *admission.WebhookClientConfig
-	rules          []admission.RuleWithOperations
-	failure        *admission.FailurePolicyType
-	match          *admission.MatchPolicyType
-	sideEffects    *admission.SideEffectClass
-	timeout        *int32
-	versions       []string
-	matchCondition []admission.MatchCondition
+	name        string
+	client      *admission.WebhookClientConfig
+	rules       []admission.RuleWithOperations
+	failure     *admission.FailurePolicyType
+	match       *admission.MatchPolicyType
+	sideEffects *admission.SideEffectClass
+	timeout     *int32
+	versions    []string
 }
 
 // ValidatingWebhookConfiguration checks each webhook.
 func ValidatingWebhookConfiguration(o *admission.ValidatingWebhookConfiguration) Errors {
+	return validatingWebhooks(o, &conditions{})
+}
+
+func validatingWebhooks(o *admission.ValidatingWebhookConfiguration, known *conditions) Errors {
 	var e rule.Errors
 	names := rule.Unique{}
 	for i := range o.Webhooks {
 		w, p := &o.Webhooks[i], field.NewPath("webhooks").Index(i)
-		checkWebhook(&e, webhook{w.Name, &w.ClientConfig, w.Rules, w.FailurePolicy, w.MatchPolicy, w.SideEffects, w.TimeoutSeconds, w.AdmissionReviewVersions, w.MatchConditions}, names, p)
+		checkWebhook(&e, webhook{w.Name, &w.ClientConfig, w.Rules, w.FailurePolicy, w.MatchPolicy, w.SideEffects, w.TimeoutSeconds, w.AdmissionReviewVersions}, names, p)
+		known.check(&e, w.MatchConditions, p.Child("matchConditions"))
 		e.Selector(p.Child("namespaceSelector"), w.NamespaceSelector)
 		e.Selector(p.Child("objectSelector"), w.ObjectSelector)
 	}
 	return e.List()
 }
-func ValidatingWebhookConfigurationUpdate(o, _ *admission.ValidatingWebhookConfiguration) Errors {
-	return ValidatingWebhookConfiguration(o)
+func ValidatingWebhookConfigurationUpdate(o, old *admission.ValidatingWebhookConfiguration) Errors {
+	return validatingWebhooks(o, knownConditions(validatingConditions(o), validatingConditions(old)))
+}
+
+func validatingConditions(o *admission.ValidatingWebhookConfiguration) (all [][]admission.MatchCondition) {
+	for _, w := range o.Webhooks {
+		all = append(all, w.MatchConditions)
+	}
+	return all
 }
 
 // MutatingWebhookConfiguration checks each webhook.
 func MutatingWebhookConfiguration(o *admission.MutatingWebhookConfiguration) Errors {
+	return mutatingWebhooks(o, &conditions{})
+}
+
+func mutatingWebhooks(o *admission.MutatingWebhookConfiguration, known *conditions) Errors {
 	var e rule.Errors
 	names := rule.Unique{}
 	for i := range o.Webhooks {
 		w, p := &o.Webhooks[i], field.NewPath("webhooks").Index(i)
-		checkWebhook(&e, webhook{w.Name, &w.ClientConfig, w.Rules, w.FailurePolicy, w.MatchPolicy, w.SideEffects, w.TimeoutSeconds, w.AdmissionReviewVersions, w.MatchConditions}, names, p)
+		checkWebhook(&e, webhook{w.Name, &w.ClientConfig, w.Rules, w.FailurePolicy, w.MatchPolicy, w.SideEffects, w.TimeoutSeconds, w.AdmissionReviewVersions}, names, p)
+		known.check(&e, w.MatchConditions, p.Child("matchConditions"))
 		e.Selector(p.Child("namespaceSelector"), w.NamespaceSelector)
 		e.Selector(p.Child("objectSelector"), w.ObjectSelector)
 		if w.ReinvocationPolicy != nil {
@@ -58,8 +73,15 @@ func MutatingWebhookConfiguration(o *admission.MutatingWebhookConfiguration) Err
 	}
 	return e.List()
 }
-func MutatingWebhookConfigurationUpdate(o, _ *admission.MutatingWebhookConfiguration) Errors {
-	return MutatingWebhookConfiguration(o)
+func MutatingWebhookConfigurationUpdate(o, old *admission.MutatingWebhookConfiguration) Errors {
+	return mutatingWebhooks(o, knownConditions(mutatingConditions(o), mutatingConditions(old)))
+}
+
+func mutatingConditions(o *admission.MutatingWebhookConfiguration) (all [][]admission.MatchCondition) {
+	for _, w := range o.Webhooks {
+		all = append(all, w.MatchConditions)
+	}
+	return all
 }
 
 func checkWebhook(e *rule.Errors, w webhook, names rule.Unique, p *field.Path) {
@@ -87,7 +109,6 @@ func checkWebhook(e *rule.Errors, w webhook, names rule.Unique, p *field.Path) {
 		e.Invalid(p.Child("timeoutSeconds"), *t, "the timeout value must be between 1 and 30 seconds")
 	}
 	clientConfig(e, w.client, p.Child("clientConfig"))
-	matchConditions(e, w.matchCondition, p.Child("matchConditions"))
 }
 
 func reviewVersions(e *rule.Errors, versions []string, p *field.Path) {
@@ -239,223 +260,4 @@ func webhookURL(e *rule.Errors, text string, p *field.Path) {
 	if u.RawQuery != "" {
 		e.Invalid(p, u.RawQuery, "query parameters are not permitted in the URL")
 	}
-}
-
-const mostConditions = 64
-
-func matchConditions(e *rule.Errors, list []admission.MatchCondition, p *field.Path) {
-	if len(list) > mostConditions {
-		e.Add(field.TooMany(p, len(list), mostConditions))
-	}
-	seen := rule.Unique{}
-	for i, c := range list {
-		at := p.Index(i)
-		expression(e, c.Expression, at.Child("expression"))
-		if c.Name == "" {
-			e.Required(at.Child("name"), "")
-			continue
-		}
-		e.Qualified(at.Child("name"), c.Name)
-		if seen.Again(c.Name) {
-			e.Duplicate(at.Child("name"), c.Name)
-		}
-	}
-}
-
-func expression(e *rule.Errors, text string, p *field.Path) {
-	if strings.TrimSpace(text) == "" {
-		e.Required(p, "")
-	}
-}
-
-// ValidatingAdmissionPolicy checks its structure; expressions are compiled where
-// they are run.
-func ValidatingAdmissionPolicy(o *admission.ValidatingAdmissionPolicy) Errors {
-	var e rule.Errors
-	s := &o.Spec
-	failureAndMatch(&e, s.FailurePolicy, s.ParamKind, s.MatchConstraints)
-	matchConditions(&e, s.MatchConditions, specPath.Child("matchConditions"))
-	variables(&e, s.Variables)
-	if len(s.Validations) == 0 && len(s.AuditAnnotations) == 0 {
-		const why = "validations or auditAnnotations must contain at least one item"
-		e.Required(specPath.Child("validations"), why)
-		e.Required(specPath.Child("auditAnnotations"), why)
-	}
-	for i, v := range s.Validations {
-		at := specPath.Child("validations").Index(i)
-		if strings.TrimSpace(v.Expression) == "" {
-			e.Required(at.Child("expression"), "expression is not specified")
-		}
-		if strings.ContainsAny(v.Message, "\r\n") {
-			e.Invalid(at.Child("message"), v.Message, "message must not contain line breaks")
-		}
-		if v.MessageExpression != "" && strings.TrimSpace(v.MessageExpression) == "" {
-			e.Invalid(at.Child("messageExpression"), v.MessageExpression, "must be non-empty if specified")
-		}
-	}
-	seen := rule.Unique{}
-	for i, a := range s.AuditAnnotations {
-		at := specPath.Child("auditAnnotations").Index(i)
-		if a.Key == "" {
-			e.Required(at.Child("key"), "key is not specified")
-		} else if seen.Again(a.Key) {
-			e.Duplicate(at.Child("key"), a.Key)
-		}
-		if strings.TrimSpace(a.ValueExpression) == "" {
-			e.Required(at.Child("valueExpression"), "valueExpression is not specified")
-		}
-	}
-	return e.List()
-}
-func ValidatingAdmissionPolicyUpdate(o, _ *admission.ValidatingAdmissionPolicy) Errors {
-	return ValidatingAdmissionPolicy(o)
-}
-
-func failureAndMatch(e *rule.Errors, failure *admission.FailurePolicyType, kind *admission.ParamKind, match *admission.MatchResources) {
-	if failure == nil {
-		e.Required(specPath.Child("failurePolicy"), "")
-	} else {
-		rule.Among(e, specPath.Child("failurePolicy"), *failure, admission.Fail, admission.Ignore)
-	}
-	if kind != nil {
-		e.Need(specPath.Child("paramKind", "apiVersion"), kind.APIVersion)
-		e.Need(specPath.Child("paramKind", "kind"), kind.Kind)
-	}
-	at := specPath.Child("matchConstraints")
-	if match == nil {
-		e.Required(at, "")
-		return
-	}
-	matchResources(e, match, at)
-	if len(match.ResourceRules) == 0 {
-		e.Required(at.Child("resourceRules"), "")
-	}
-}
-
-func variables(e *rule.Errors, list []admission.Variable) {
-	seen := rule.Unique{}
-	for i, v := range list {
-		at := specPath.Child("variables").Index(i)
-		if v.Name == "" {
-			e.Required(at.Child("name"), "name is not specified")
-		} else if seen.Again(v.Name) {
-			e.Duplicate(at.Child("name"), v.Name)
-		}
-		if strings.TrimSpace(v.Expression) == "" {
-			e.Required(at.Child("expression"), "expression is not specified")
-		}
-	}
-}
-
-func matchResources(e *rule.Errors, m *admission.MatchResources, p *field.Path) {
-	e.Selector(p.Child("namespaceSelector"), m.NamespaceSelector)
-	e.Selector(p.Child("objectSelector"), m.ObjectSelector)
-	if m.MatchPolicy != nil {
-		rule.Among(e, p.Child("matchPolicy"), *m.MatchPolicy, admission.Exact, admission.Equivalent)
-	}
-	rules := func(name string, list []admission.NamedRuleWithOperations) {
-		for i := range list {
-			operations(e, list[i].Operations, p.Child(name).Index(i))
-			matchRule(e, &list[i].Rule, p.Child(name).Index(i))
-		}
-	}
-	rules("resourceRules", m.ResourceRules)
-	rules("excludeResourceRules", m.ExcludeResourceRules)
-}
-
-// ValidatingAdmissionPolicyBinding checks policy, actions and parameters.
-func ValidatingAdmissionPolicyBinding(o *admission.ValidatingAdmissionPolicyBinding) Errors {
-	var e rule.Errors
-	policyBinding(&e, o.Spec.PolicyName, o.Spec.ParamRef, o.Spec.MatchResources)
-	p, seen := specPath.Child("validationActions"), rule.Unique{}
-	if len(o.Spec.ValidationActions) == 0 {
-		e.Required(p, "")
-	}
-	for i, a := range o.Spec.ValidationActions {
-		rule.Among(&e, p.Index(i), a, admission.Deny, admission.Warn, admission.Audit)
-		if seen.Again(string(a)) {
-			e.Duplicate(p.Index(i), a)
-		}
-	}
-	if seen[string(admission.Deny)] && seen[string(admission.Warn)] {
-		e.Invalid(p, o.Spec.ValidationActions, "must not contain both Deny and Warn (repeating the same validation failure information in the API response and headers serves no purpose)")
-	}
-	return e.List()
-}
-func ValidatingAdmissionPolicyBindingUpdate(o, _ *admission.ValidatingAdmissionPolicyBinding) Errors {
-	return ValidatingAdmissionPolicyBinding(o)
-}
-
-func policyBinding(e *rule.Errors, policy string, ref *admission.ParamRef, match *admission.MatchResources) {
-	if p := specPath.Child("policyName"); policy == "" {
-		e.Required(p, "")
-	} else {
-		e.Each(p, policy, apimachinery.NameIsDNSSubdomain(policy, false))
-	}
-	if match != nil {
-		matchResources(e, match, specPath.Child("matchResouces"))
-	}
-	if ref == nil {
-		return
-	}
-	p := specPath.Child("paramRef")
-	switch {
-	case ref.Name != "" && ref.Selector != nil:
-		e.Forbidden(p.Child("name"), "name and selector are mutually exclusive")
-		e.Forbidden(p.Child("selector"), "name and selector are mutually exclusive")
-	case ref.Name == "" && ref.Selector == nil:
-		e.Required(p, "one of name or selector must be specified")
-	}
-	e.Selector(p.Child("selector"), ref.Selector)
-	if ref.ParameterNotFoundAction == nil {
-		e.Required(p.Child("parameterNotFoundAction"), "")
-	} else {
-		rule.Among(e, p.Child("parameterNotFoundAction"), *ref.ParameterNotFoundAction, admission.DenyAction, admission.AllowAction)
-	}
-}
-
-// MutatingAdmissionPolicy checks its structure.
-func MutatingAdmissionPolicy(o *admission.MutatingAdmissionPolicy) Errors {
-	var e rule.Errors
-	s := &o.Spec
-	failureAndMatch(&e, s.FailurePolicy, s.ParamKind, s.MatchConstraints)
-	matchConditions(&e, s.MatchConditions, specPath.Child("matchConditions"))
-	variables(&e, s.Variables)
-	if len(s.Mutations) == 0 {
-		e.Required(specPath.Child("mutations"), "mutations must contain at least one item")
-	}
-	for i, m := range s.Mutations {
-		at := specPath.Child("mutations").Index(i)
-		switch m.PatchType {
-		case admission.PatchTypeApplyConfiguration:
-			if m.ApplyConfiguration == nil {
-				e.Required(at.Child("applyConfiguration"), "must be specified when patchType is ApplyConfiguration")
-			} else {
-				expression(&e, m.ApplyConfiguration.Expression, at.Child("applyConfiguration", "expression"))
-			}
-		case admission.PatchTypeJSONPatch:
-			if m.JSONPatch == nil {
-				e.Required(at.Child("jsonPatch"), "must be specified when patchType is JSONPatch")
-			} else {
-				expression(&e, m.JSONPatch.Expression, at.Child("jsonPatch", "expression"))
-			}
-		default:
-			rule.OneOf(&e, at.Child("patchType"), m.PatchType, admission.PatchTypeApplyConfiguration, admission.PatchTypeJSONPatch)
-		}
-	}
-	rule.OneOf(&e, specPath.Child("reinvocationPolicy"), s.ReinvocationPolicy, admission.NeverReinvocationPolicy, admission.IfNeededReinvocationPolicy)
-	return e.List()
-}
-func MutatingAdmissionPolicyUpdate(o, _ *admission.MutatingAdmissionPolicy) Errors {
-	return MutatingAdmissionPolicy(o)
-}
-
-// MutatingAdmissionPolicyBinding checks policy and parameters.
-func MutatingAdmissionPolicyBinding(o *admission.MutatingAdmissionPolicyBinding) Errors {
-	var e rule.Errors
-	policyBinding(&e, o.Spec.PolicyName, o.Spec.ParamRef, o.Spec.MatchResources)
-	return e.List()
-}
-func MutatingAdmissionPolicyBindingUpdate(o, _ *admission.MutatingAdmissionPolicyBinding) Errors {
-	return MutatingAdmissionPolicyBinding(o)
 }
