@@ -2,7 +2,7 @@
 .DEFAULT_GOAL := build
 GO ?= go
 
-.PHONY: build run demo test check bench deps generate clean
+.PHONY: build run demo test check bench conformance deps generate clean
 
 build: ## dist/orch, static, with runc and the shim inside (GOARCH=arm64 cross-builds)
 	scripts/build
@@ -21,6 +21,9 @@ check: ## format, vet, the tree's own rules
 
 bench: ## the figures of docs/benchmarks.md
 	scripts/bench
+
+conformance: ## the upstream conformance suite, in network namespaces of its own; needs root and minutes to build
+	scripts/conformance
 
 deps: ## what the build and the tests need from Debian or Ubuntu
 	scripts/deps

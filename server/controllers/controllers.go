@@ -11,12 +11,15 @@ import (
 	"orch/api/client"
 	"orch/api/events"
 	"orch/api/reconcile"
+	"orch/server/controllers/cronjob"
+	"orch/server/controllers/daemonset"
 	"orch/server/controllers/deployment"
 	"orch/server/controllers/disruption"
 	"orch/server/controllers/endpoints"
 	"orch/server/controllers/endpointslice"
 	"orch/server/controllers/eventttl"
 	"orch/server/controllers/garbage"
+	"orch/server/controllers/job"
 	"orch/server/controllers/namespace"
 	"orch/server/controllers/nodeipam"
 	"orch/server/controllers/nodelife"
@@ -24,6 +27,8 @@ import (
 	"orch/server/controllers/replicaset"
 	"orch/server/controllers/rootca"
 	"orch/server/controllers/serviceaccount"
+	"orch/server/controllers/statefulset"
+	"orch/server/controllers/ttlafterfinished"
 )
 
 // Deps is what the controllers need.
@@ -64,6 +69,11 @@ func Specs(d Deps) ([]reconcile.Spec, error) {
 		// Workloads.
 		deployment.Specs(deployment.Deps{Client: c, Events: rec, Now: now}),
 		replicaset.Specs(replicaset.Deps{Client: c, Events: rec, Now: now}),
+		daemonset.Specs(daemonset.Deps{Client: c, Events: rec, Now: now}),
+		statefulset.Specs(statefulset.Deps{Client: c, Events: rec, Now: now}),
+		job.Specs(job.Deps{Client: c, Events: rec, Now: now}),
+		cronjob.Specs(cronjob.Deps{Client: c, Events: rec, Now: now}),
+		ttlafterfinished.Specs(ttlafterfinished.Deps{Client: c, Now: now}),
 		disruption.Specs(disruption.Deps{Client: c, Events: rec, Kinds: d.Kinds, Now: now}),
 		// Services.
 		endpointslice.Specs(c),

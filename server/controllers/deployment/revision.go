@@ -1,9 +1,7 @@
 package deployment
 
 import (
-	"encoding/binary"
 	"fmt"
-	"hash/fnv"
 	"maps"
 	"strconv"
 	"strings"
@@ -12,8 +10,6 @@ import (
 	core "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/util/dump"
-	"k8s.io/apimachinery/pkg/util/rand"
 
 	"orch/api"
 	"orch/server/controllers/workpod"
@@ -24,19 +20,6 @@ const hashLabel = apps.DefaultDeploymentUniqueLabelKey
 
 // historyLimit bounds the revision-history annotation, as upstream does.
 const historyLimit = 2000
-
-// templateHash is upstream's ComputeHash, so that sets keep their names when a
-// cluster's data is taken over.
-func templateHash(t *core.PodTemplateSpec, collisions *int32) string {
-	h := fnv.New32a()
-	fmt.Fprintf(h, "%v", dump.ForHash(*t))
-	if collisions != nil {
-		var b [8]byte
-		binary.LittleEndian.PutUint32(b[:], uint32(*collisions))
-		h.Write(b[:])
-	}
-	return rand.SafeEncodeString(fmt.Sprint(h.Sum32()))
-}
 
 // sameTemplate compares templates but for the hash label.
 func sameTemplate(a, b *core.PodTemplateSpec) bool {
@@ -105,7 +88,7 @@ func (r *rollout) ensureNew() bool {
 
 // newSet makes the set of the deployment's template, without its size.
 func newSet(d *apps.Deployment) *apps.ReplicaSet {
-	hash := templateHash(&d.Spec.Template, d.Status.CollisionCount)
+	hash := workpod.TemplateHash(&d.Spec.Template, d.Status.CollisionCount)
 	template := *d.Spec.Template.DeepCopy()
 	template.Labels = with(template.Labels, hashLabel, hash)
 	selector := d.Spec.Selector.DeepCopy()

@@ -22,16 +22,23 @@ type Claim[T any] struct {
 	Mine []*T
 	// Adopt have no controller and match; Release are controlled and do not match.
 	Adopt, Release []*T
+	// Finalizer is put on what is adopted and taken from what is released; empty: none.
+	Finalizer string
 }
 
 // ClaimOf sorts the objects for the owner. An owner that is being deleted adopts
 // nothing and releases nothing.
 func ClaimOf[T any, P client.PtrTo[T]](owner api.Object, sel labels.Selector, objects []*T) Claim[T] {
+	return ClaimIf[T, P](owner, func(o *T) bool { return sel.Matches(labels.Set(P(o).GetLabels())) }, objects)
+}
+
+// ClaimIf is ClaimOf for an owner that looks at more than labels.
+func ClaimIf[T any, P client.PtrTo[T]](owner api.Object, match func(*T) bool, objects []*T) Claim[T] {
 	var c Claim[T]
 	alive := owner.GetDeletionTimestamp() == nil
 	for _, o := range objects {
 		p := P(o)
-		matches := sel.Matches(labels.Set(p.GetLabels()))
+		matches := match(o)
 		ref := metav1.GetControllerOfNoCopy(p)
 		switch {
 		case ref != nil && ref.UID != owner.GetUID():
@@ -57,6 +64,9 @@ func (c Claim[T]) Apply(ctx context.Context, cl client.Transport, k api.Kind[T],
 	}
 	for _, o := range c.Adopt {
 		patch := map[string]any{"uid": any(o).(api.Object).GetUID(), "ownerReferences": []metav1.OwnerReference{OwnerRef(ownerFacts, owner)}}
+		if c.Finalizer != "" {
+			patch["finalizers"] = []string{c.Finalizer}
+		}
 		got, err := patchMeta(ctx, cl, k, any(o).(api.Object), patch)
 		switch {
 		case err == nil:
@@ -67,6 +77,9 @@ func (c Claim[T]) Apply(ctx context.Context, cl client.Transport, k api.Kind[T],
 	}
 	for _, o := range c.Release {
 		patch := map[string]any{"uid": any(o).(api.Object).GetUID(), "ownerReferences": []any{map[string]any{"$patch": "delete", "uid": owner.GetUID()}}}
+		if c.Finalizer != "" {
+			patch["$deleteFromPrimitiveList/finalizers"] = []string{c.Finalizer}
+		}
 		_, err := patchMeta(ctx, cl, k, any(o).(api.Object), patch)
 		// Invalid or conflict: it is another object of that name by now.
 		if err != nil && !apierrors.IsNotFound(err) && !apierrors.IsInvalid(err) && !apierrors.IsConflict(err) {

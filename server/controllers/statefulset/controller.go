@@ -1,0 +1,134 @@
+// Package statefulset keeps the pods of StatefulSets: each with a name, a place in the
+// order, and claims of its own that outlive it. Pods come and go one after the other, or all at
+// once where the set says so; templates are kept as ControllerRevisions. What it decides is upstream's.
+// Start reading at Specs, then makePlan (pure).
+package statefulset
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	apps "k8s.io/api/apps/v1"
+	core "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+
+	"orch/api"
+	"orch/api/client"
+	"orch/api/events"
+	"orch/api/reconcile"
+	"orch/server/controllers/history"
+	"orch/server/controllers/workpod"
+)
+
+// Deps is what the controller needs.
+type Deps struct {
+	Client *client.Client
+	Events *events.Recorder // may be nil
+	Now    func() time.Time
+}
+
+type controller struct {
+	Deps
+	history history.Keeper
+}
+
+// Specs is the controller of StatefulSets.
+func Specs(d Deps) []reconcile.Spec {
+	c := &controller{Deps: d, history: history.Keeper{Client: d.Client}}
+	c.Events = d.Events.As("statefulset-controller")
+	return []reconcile.Spec{{Name: "statefulset", Workers: 5, Do: c.do, Watches: []reconcile.Watch{
+		reconcile.For(api.StatefulSets),
+		reconcile.Owns(api.StatefulSets, api.Pods),
+		reconcile.Map(api.Pods, c.orphan),
+		reconcile.Owns(api.StatefulSets, api.ControllerRevisions),
+		reconcile.Map(api.PersistentVolumeClaims, c.claimGone),
+	}}}
+}
+
+// orphan wakes the sets that may adopt a pod without a controller.
+func (c *controller) orphan(_, p *core.Pod) []reconcile.Key {
+	if !workpod.IsOrphan(p) || p.DeletionTimestamp != nil || len(p.Labels) == 0 {
+		return nil
+	}
+	return c.named(p.Namespace, func(s *apps.StatefulSet) bool { return memberOf(s, p) && selects(s, p.Labels) })
+}
+
+// claimGone wakes the sets that may wait for a claim to go, before they make it anew.
+func (c *controller) claimGone(was, is *core.PersistentVolumeClaim) []reconcile.Key {
+	if was == nil || is != nil {
+		return nil
+	}
+	return c.named(was.Namespace, func(s *apps.StatefulSet) bool { return len(s.Spec.VolumeClaimTemplates) > 0 && selects(s, was.Labels) })
+}
+
+func (c *controller) named(namespace string, is func(*apps.StatefulSet) bool) (keys []reconcile.Key) {
+	for _, s := range client.CachedList(c.Client, api.StatefulSets, namespace, nil) {
+		if is(s) {
+			keys = append(keys, reconcile.Key{Namespace: s.Namespace, Name: s.Name})
+		}
+	}
+	return keys
+}
+
+func selects(s *apps.StatefulSet, l map[string]string) bool {
+	sel, err := selector(s)
+	return err == nil && sel.Matches(labels.Set(l))
+}
+
+// selector of a set; one that selects everything by being empty selects nothing.
+func selector(s *apps.StatefulSet) (labels.Selector, error) {
+	sel, err := metav1.LabelSelectorAsSelector(s.Spec.Selector)
+	if err == nil && sel.Empty() {
+		return labels.Nothing(), nil
+	}
+	return sel, err
+}
+
+func (c *controller) do(ctx context.Context, key reconcile.Key) (reconcile.Result, error) {
+	s := client.Cached(c.Client, api.StatefulSets, key.Namespace, key.Name)
+	if s == nil {
+		return reconcile.Result{}, nil
+	}
+	sel, err := selector(s)
+	if err != nil {
+		return reconcile.Result{}, reconcile.Terminal(fmt.Errorf("reading selector: %w", err))
+	}
+	mine := func(p *core.Pod) bool { return memberOf(s, p) && sel.Matches(labels.Set(p.Labels)) }
+	pods, err := workpod.ClaimIf(s, mine, client.CachedList(c.Client, api.Pods, key.Namespace, nil)).Apply(ctx, c.Client, api.Pods, api.StatefulSets.Facts, s)
+	if err != nil {
+		return reconcile.Result{}, err
+	}
+	r, err := c.revisions(ctx, s, sel)
+	if err != nil {
+		return reconcile.Result{}, err
+	}
+	p := makePlan(observed{set: s, pods: pods, current: r.current, update: r.update, collisions: r.collisions, now: c.Now(),
+		claim: func(name string) *core.PersistentVolumeClaim {
+			return client.Cached(c.Client, api.PersistentVolumeClaims, s.Namespace, name)
+		}})
+	failed := c.act(ctx, s, p)
+	if err := c.writeStatus(ctx, s, p.status); err != nil && failed == nil {
+		failed = err
+	}
+	if failed == nil {
+		failed = c.forget(ctx, s, r, pods)
+	}
+	return reconcile.Result{After: p.after}, failed
+}
+
+func (c *controller) writeStatus(ctx context.Context, s *apps.StatefulSet, status apps.StatefulSetStatus) error {
+	if equality.Semantic.DeepEqual(status, s.Status) {
+		return nil
+	}
+	next := *s // shallow: only the status differs
+	next.Status = status
+	_, err := client.UpdateStatus(ctx, c.Client, api.StatefulSets, &next)
+	if err != nil && !apierrors.IsNotFound(err) {
+		return fmt.Errorf("writing status: %w", err)
+	}
+	return nil
+}
