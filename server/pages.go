@@ -3,6 +3,7 @@ package server
 import (
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/http/pprof"
 	"os"
@@ -16,7 +17,8 @@ import (
 
 // pages are the routes behind authorization beside the API itself.
 func (s *Server) pages() map[string]http.Handler {
-	return map[string]http.Handler{
+	pages := s.flow.DebugPages()
+	maps.Copy(pages, map[string]http.Handler{
 		"/.well-known/openid-configuration": http.HandlerFunc(s.access.OpenIDConfiguration),
 		"/openid/v1/jwks":                   http.HandlerFunc(s.access.KeySet),
 		"/metrics":                          http.HandlerFunc(s.metrics),
@@ -24,7 +26,8 @@ func (s *Server) pages() map[string]http.Handler {
 		"/debug/pprof/profile":              http.HandlerFunc(pprof.Profile),
 		"/debug/pprof/trace":                http.HandlerFunc(pprof.Trace),
 		"/debug/pprof/symbol":               http.HandlerFunc(pprof.Symbol),
-	}
+	})
+	return pages
 }
 
 // metrics writes the numbers of process, store and controllers in Prometheus' text form.

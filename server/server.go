@@ -29,6 +29,7 @@ import (
 	"orch/server/allocate"
 	"orch/server/bootstrap"
 	"orch/server/crd"
+	"orch/server/flow"
 	"orch/server/join"
 	"orch/server/pki"
 	"orch/server/registry"
@@ -52,6 +53,7 @@ type Server struct {
 	boot     *bootstrap.Bootstrap
 	tunnel   *tunnel.Tunnel
 	rest     *rest.Server
+	flow     *flow.Control
 	crd      *crd.Controller
 	upkeep   *reconcile.Loop
 	loops    []*reconcile.Loop // whose numbers /metrics shows
@@ -128,7 +130,8 @@ func (s *Server) assemble(store datastore.Store) (err error) {
 	if s.tunnel, err = tunnel.New(tunnel.Config{Node: s.nodeOf, Log: s.log}); err != nil {
 		return err
 	}
-	specs := append(upkeep.Specs(upkeep.Deps{Client: self, Access: s.access, PKI: s.pki, Now: time.Now}), quota.Spec(self, time.Now))
+	s.flow = flow.New(flow.Config{})
+	specs := append(upkeep.Specs(upkeep.Deps{Client: self, Access: s.access, PKI: s.pki, Now: time.Now}), quota.Spec(self, time.Now), s.flow.Spec(self))
 	if s.upkeep, err = reconcile.New(self, specs...); err != nil {
 		return err
 	}
@@ -167,11 +170,27 @@ func (s *Server) assembleREST(self *client.Client) error {
 			api.PathCACerts: http.HandlerFunc(joins.CACerts), api.PathJoin: joins, api.PathTunnel: s.tunnel,
 		},
 		Protected: s.pages(),
-		Checks:    []rest.Check{{Name: "started", Ready: true, Check: s.started}},
+		Checks:    s.checks(),
+		Flow:      s.flow,
 		Listener:  s.listener, TLS: s.pki.TLSConfig(),
 		Version: s.cfg.Version, Commit: s.cfg.Commit, BuildDate: s.cfg.BuildDate, Log: s.log,
 	})
 	return err
+}
+
+// checks are what /readyz looks at; the names are upstream's where it has the like.
+func (s *Server) checks() []rest.Check {
+	return []rest.Check{
+		{Name: "started", Ready: true, Check: s.started},
+		{Name: "poststarthook/priority-and-fairness-config-producer", Ready: true, Check: func(context.Context) error {
+			select {
+			case <-s.flow.Synced():
+				return nil
+			default:
+				return errors.New("not finished")
+			}
+		}},
+	}
 }
 
 // nodeOf tells whose tunnel a request wants to be.
@@ -223,7 +242,7 @@ func (s *Server) parts() []Part {
 		{Name: "custom resources", Run: s.crd.Run, Ready: s.crd.Ready()},
 		{Name: "tunnel", Run: s.tunnel.Run},
 		{Name: "API", Run: s.rest.Run},
-		{Name: "upkeep", Run: s.upkeep.Run},
+		{Name: "upkeep", Run: s.upkeep.Run, Ready: s.flow.Synced()},
 		{Name: "readiness", Run: s.serve, Ready: s.serving},
 	}
 }

@@ -264,5 +264,13 @@ func (t *table) clone() *table {
 	return &table{slices.Clone(t.list), maps.Clone(t.byFacts), maps.Clone(t.byName), make(chan struct{})}
 }
 
+// Amount counts the stored objects of a kind and their bytes.
+func (r *Registry) Amount(res *Resource) (objects, bytes int64) {
+	if res.Computed || res.kind == nil {
+		return 0, 0
+	}
+	return r.cache.Amount(res.kind)
+}
+
 // Revision is the newest revision that reads show.
 func (r *Registry) Revision() int64 { return r.cache.Revision() }

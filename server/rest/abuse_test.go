@@ -7,7 +7,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"orch/server/access"
 )
@@ -113,53 +112,6 @@ func TestPanicIsAnError(t *testing.T) {
 	}
 	if resp, _ := w.do(t, "GET", configMaps, ""); resp.StatusCode != 200 {
 		t.Errorf("afterwards: %s", resp.Status)
-	}
-}
-
-func TestRoomIsBounded(t *testing.T) {
-	m := &room{make(chan struct{}, 2), make(chan struct{}, 1), make(chan struct{}, 1)}
-	ask := func(method string, ctx context.Context) (func(), error) {
-		r, err := http.NewRequestWithContext(ctx, method, "/", nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return m.enter(r)
-	}
-	ctx := t.Context()
-	first, err := ask("GET", ctx)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := ask("GET", ctx); err != nil {
-		t.Fatal(err)
-	}
-	if leave, err := ask("POST", ctx); err != nil {
-		t.Errorf("writes have places of their own: %v", err)
-	} else {
-		leave()
-	}
-	// One waits and gets the place that becomes free; one more finds the queue full.
-	var wg sync.WaitGroup
-	wg.Go(func() {
-		leave, err := ask("GET", ctx)
-		if err != nil {
-			t.Error(err)
-			return
-		}
-		leave()
-	})
-	for len(m.queue) == 0 {
-		time.Sleep(time.Millisecond)
-	}
-	if _, err := ask("GET", ctx); err == nil || !strings.Contains(err.Error(), "Too many requests") {
-		t.Errorf("queue full: %v", err)
-	}
-	first()
-	wg.Wait()
-	gone, cancel := context.WithCancel(ctx)
-	cancel()
-	if l, err := ask("GET", gone); err == nil {
-		l()
 	}
 }
 

@@ -1,7 +1,6 @@
 package rest
 
 import (
-	"context"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -14,72 +13,23 @@ import (
 	utilnet "k8s.io/apimachinery/pkg/util/net"
 )
 
-// Limits of the gate.
-const (
-	maxReads  = 400
-	maxWrites = 200
-	// maxQueued bounds those that wait for room, queueTime how long one waits.
-	maxQueued = 2000
-	queueTime = 10 * time.Second
-	// requestTime is the longest that a request may take that is no watch.
-	requestTime = time.Minute
-)
+// requestTime is the longest that a request may take that is no watch.
+const requestTime = time.Minute
 
-// room bounds the requests that are worked on at a time; reads and writes do not
-// take each other's places.
-type room struct {
-	reads, writes, queue chan struct{}
-}
-
-func newRoom() *room {
-	return &room{make(chan struct{}, maxReads), make(chan struct{}, maxWrites), make(chan struct{}, maxQueued)}
-}
-
-// enter takes a place, waiting a while if there is none; the error is a 429.
-func (m *room) enter(r *http.Request) (release func(), err error) {
-	places := m.reads
-	if r.Method != http.MethodGet && r.Method != http.MethodHead {
-		places = m.writes
+// timeLimit is the server's limit, or the client's timeout if that is shorter.
+func timeLimit(query url.Values) (time.Duration, error) {
+	text := query.Get("timeout")
+	if text == "" {
+		return requestTime, nil
 	}
-	release = func() { <-places }
-	select {
-	case places <- struct{}{}:
-		return release, nil
-	default:
+	d, err := time.ParseDuration(text)
+	if err != nil {
+		return 0, apierrors.NewBadRequest(fmt.Sprintf("invalid timeout specified in the request URL - %v", err))
 	}
-	busy := apierrors.NewTooManyRequests("Too many requests, please try again later.", 1)
-	select {
-	case m.queue <- struct{}{}:
-	default:
-		return nil, busy
+	if d <= 0 {
+		return requestTime, nil
 	}
-	defer func() { <-m.queue }()
-	wait := time.NewTimer(queueTime)
-	defer wait.Stop()
-	select {
-	case places <- struct{}{}:
-		return release, nil
-	case <-r.Context().Done():
-		return nil, r.Context().Err()
-	case <-wait.C:
-		return nil, busy
-	}
-}
-
-// timeLimit bounds a request by the server's limit and by the client's timeout.
-func timeLimit(ctx context.Context, query url.Values) (context.Context, context.CancelFunc, error) {
-	limit := requestTime
-	if text := query.Get("timeout"); text != "" {
-		d, err := time.ParseDuration(text)
-		if err != nil {
-			return nil, nil, apierrors.NewBadRequest(fmt.Sprintf("invalid timeout specified in the request URL - %v", err))
-		}
-		if d > 0 && d < limit {
-			limit = d
-		}
-	}
-	ctx, cancel := context.WithTimeout(ctx, limit)
-	return ctx, cancel, nil
+	return min(d, requestTime), nil
 }
 
 // auditID names a request. It need be unique, not secret.

@@ -7,6 +7,7 @@ import (
 
 	"orch/api/client"
 	"orch/server/access"
+	"orch/server/flow"
 	"orch/server/registry"
 	"orch/server/rest/wire"
 )
@@ -80,6 +81,8 @@ type request struct {
 	// query is nil where there is none.
 	query url.Values
 	warn  warnings
+	// ticket is its place among the requests that are served.
+	ticket flow.Ticket
 	// code is what was answered; 200 unless somebody says else.
 	code int
 }

@@ -65,7 +65,10 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		user = anonymous()
 	}
 	if err := s.admitted(w, r, user); err != nil {
-		wire.WriteError(w, r, err)
+		answerError(w, r, err)
+	}
+	if r.Context().Err() != nil {
+		noteReset(r)
 	}
 }
 
@@ -103,8 +106,51 @@ func (s *Server) admitted(w http.ResponseWriter, r *http.Request, user registry.
 	return err
 }
 
-// serve takes a request to its verb.
+// serve waits for the request's turn and takes it to its verb.
 func (s *Server) serve(q *request) error {
+	q.row = s.config.Registry.Find(q.group, q.version, q.plural)
+	if q.longLived() {
+		return s.serveLasting(q)
+	}
+	limit, err := timeLimit(q.query)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(q.Context(), limit)
+	defer cancel()
+	defer cutOff(q.w, limit).Stop()
+	q.Request = q.WithContext(ctx)
+	if err := s.enter(q); err != nil {
+		return err
+	}
+	defer q.ticket.Leave()
+	return s.dispatch(q)
+}
+
+// serveLasting serves what may last: watches take a place until they have begun, the
+// others none.
+func (s *Server) serveLasting(q *request) error {
+	s.tally.Lasting.Add(1)
+	defer s.tally.Lasting.Add(-1)
+	if q.verb != "watch" {
+		return s.dispatch(q)
+	}
+	if err := s.enter(q); err != nil {
+		return err
+	}
+	defer q.ticket.Leave()
+	done, err := s.watches.enter(q.user.Name)
+	if err != nil {
+		return err
+	}
+	defer done()
+	ask := q.flow()
+	defer s.flow.Watching(&ask, q.selectsNode())()
+	return s.dispatch(q)
+}
+
+// dispatch asks whether the user may and takes the request to its verb.
+func (s *Server) dispatch(q *request) error {
 	if err := s.authorize(q.Context(), q.attributes()); err != nil {
 		return err
 	}
@@ -115,22 +161,6 @@ func (s *Server) serve(q *request) error {
 	if q.row.Warning != "" {
 		q.warn.add(q.row.Warning)
 	}
-	if q.longLived() {
-		s.tally.Lasting.Add(1)
-		defer s.tally.Lasting.Add(-1)
-		return verb(s, q)
-	}
-	release, err := s.room.enter(q.Request)
-	if err != nil {
-		return err
-	}
-	defer release()
-	ctx, cancel, err := timeLimit(q.Context(), q.query)
-	if err != nil {
-		return err
-	}
-	defer cancel()
-	q.Request = q.WithContext(ctx)
 	return verb(s, q)
 }
 
@@ -170,9 +200,8 @@ func (s *Server) authorize(ctx context.Context, at access.Attributes) error {
 	return access.Forbidden(at, reason)
 }
 
-// route finds the row of the request's resource and what serves its verb.
+// route finds what serves the verb of the request's resource.
 func (s *Server) route(q *request) (func(*Server, *request) error, error) {
-	q.row = s.config.Registry.Find(q.group, q.version, q.plural)
 	if q.row == nil || q.sub != "" && !q.row.HasSub(q.sub) || !q.inScope() {
 		return nil, wire.NotFound()
 	}
@@ -253,6 +282,11 @@ func UserFrom(ctx context.Context) registry.User {
 // page serves what is no resource: discovery, documents, health, extra routes.
 func (s *Server) page(w http.ResponseWriter, r *http.Request, user registry.User) error {
 	path := r.URL.Path
+	leave, err := s.enterPage(w, r, user)
+	if err != nil {
+		return err
+	}
+	defer leave()
 	at := access.Attributes{User: user, Verb: strings.ToLower(r.Method), Path: path}
 	if err := s.authorize(r.Context(), at); err != nil {
 		return err

@@ -13,6 +13,7 @@ import (
 
 	"orch/api"
 	"orch/server/access"
+	"orch/server/flow"
 	"orch/server/registry"
 	"orch/server/rest/connect"
 	"orch/server/rest/discovery"
@@ -47,6 +48,8 @@ type Config struct {
 	// Protected are routes behind the gate; UserFrom tells who asks.
 	Protected map[string]http.Handler
 	Checks    []Check
+	// Flow decides whose turn it is; nil is one that knows the mandatory levels only.
+	Flow *flow.Control
 	// Listener takes plain connections; TLS is put on them. Needed by Run only.
 	Listener net.Listener
 	// TLS is the server's; without it Run serves without encryption (tests).
@@ -63,7 +66,8 @@ type Server struct {
 	config    Config
 	log       *slog.Logger
 	now       func() time.Time
-	room      *room
+	flow      *flow.Control
+	watches   watchLimit
 	tally     tally.Tally
 	discovery *discovery.Documents
 	documents *openapi.Documents
@@ -101,11 +105,14 @@ func New(c Config) (*Server, error) {
 	if c.Now == nil {
 		c.Now = time.Now
 	}
+	if c.Flow == nil {
+		c.Flow = flow.New(flow.Config{Now: c.Now})
+	}
 	docs, err := openapi.New()
 	if err != nil {
 		return nil, fmt.Errorf("rest: %w", err)
 	}
-	s := &Server{config: c, log: c.Log, now: c.Now, room: newRoom(), documents: docs, connect: connect.New(c.Registry, c.Nodes)}
+	s := &Server{config: c, log: c.Log, now: c.Now, flow: c.Flow, documents: docs, connect: connect.New(c.Registry, c.Nodes)}
 	s.draining, s.drain = context.WithCancel(context.Background())
 	s.discovery = discovery.New(kinds{c.Registry})
 	pages := health.Pages(c.Checks, s.draining, c.Log)
@@ -145,16 +152,17 @@ func (s *Server) Run(ctx context.Context) error {
 		ReadHeaderTimeout: readHeaderTimeout, IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeaderBytes,
 		HTTP2: &http.HTTP2Config{MaxConcurrentStreams: maxStreams, SendPingTimeout: pingTimeout, PingTimeout: pingTimeout / 2,
 			MaxReceiveBufferPerConnection: 4 << 20, MaxReceiveBufferPerStream: 1 << 20},
-		BaseContext: func(net.Listener) context.Context { return base },
-		ErrorLog:    stdlog.New(quiet{s.log}, "", 0),
+		BaseContext: func(net.Listener) context.Context { return base }, ConnContext: connContext,
+		ErrorLog: stdlog.New(quiet{s.log}, "", 0),
 	}
+	listener := &bounded{Listener: s.config.Listener, max: maxConnections}
 	ended := make(chan error, 1)
 	go func() {
 		if s.config.TLS == nil {
-			ended <- h.Serve(s.config.Listener)
+			ended <- h.Serve(listener)
 			return
 		}
-		ended <- h.ServeTLS(s.config.Listener, "", "")
+		ended <- h.ServeTLS(listener, "", "")
 	}()
 	select {
 	case err := <-ended:

@@ -6,6 +6,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"net/http"
+	"time"
 
 	"github.com/gorilla/websocket"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -47,6 +48,9 @@ func (s *Server) watch(q *request) error {
 	}
 	defer w.Close()
 	f := frames{s: s, q: q, media: m}
+	if w.Begun() {
+		q.ticket.Leave() // from here on it takes no place
+	}
 	if websocket.IsWebSocketUpgrade(q.Request) {
 		return s.watchWebSocket(ctx, w, &f)
 	}
@@ -60,7 +64,10 @@ func (s *Server) watch(q *request) error {
 	p := buffers.Get().(*[]byte)
 	buf := (*p)[:0]
 	defer func() { putBuffer(p, buf) }()
+	stalled := time.AfterFunc(stallTime, func() { _ = flush.SetWriteDeadline(time.Now()) })
+	defer stalled.Stop()
 	for {
+		stalled.Stop()
 		events, err := w.Next(ctx)
 		if err == nil {
 			buf, err = f.append(buf[:0], events)
@@ -69,6 +76,7 @@ func (s *Server) watch(q *request) error {
 			buf = f.appendEnd(buf[:0], ctx, err)
 		}
 		// One write and one flush for all that was waiting.
+		stalled.Reset(stallTime)
 		if len(buf) > 0 {
 			if _, writeErr := q.w.Write(buf); writeErr != nil {
 				return nil
@@ -79,6 +87,9 @@ func (s *Server) watch(q *request) error {
 		}
 		if err != nil {
 			return nil
+		}
+		if w.Begun() {
+			q.ticket.Leave() // from here on it takes no place
 		}
 		if cap(buf) > maxKept {
 			buf = nil // a burst has passed; do not hold its memory for an idle watch

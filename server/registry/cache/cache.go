@@ -250,6 +250,16 @@ func (c *Cache) shelf(k *Kind) (*shelf, error) {
 // Holds tells whether the kind is in the cache.
 func (c *Cache) Holds(k *Kind) bool { return c.shelves.Load().byKind[k.Facts.Stored()] != nil }
 
+// Amount counts the objects of a kind and the bytes that they take in the store; nothing
+// for a kind that is not held.
+func (c *Cache) Amount(k *Kind) (objects, bytes int64) {
+	b := c.shelves.Load().byKind[k.Facts.Stored()]
+	if b == nil {
+		return 0, 0
+	}
+	return b.amount()
+}
+
 // Get returns the newest version, nil if there is none.
 func (c *Cache) Get(k *Kind, namespace, name string) (*Item, error) {
 	b := c.shelves.Load().byKind[k.Facts.Stored()]

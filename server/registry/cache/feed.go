@@ -71,6 +71,7 @@ func (c *Cache) fill(ctx context.Context, b *shelf, revision int64) (int, error)
 	defer b.mu.Unlock()
 	for _, i := range items {
 		b.objects.ReplaceOrInsert(entry{i.key, i})
+		b.stored += storedSize(i)
 	}
 	b.floor, b.applied, b.snap = revision, revision, nil
 	return len(items), nil

@@ -56,6 +56,7 @@ type shelf struct {
 	snap    *tree     // a clone of objects as it is now, nil if none was made since the last change
 	ring    []*change // oldest first
 	bytes   int       // of ring
+	stored  int64     // bytes of all objects as they are stored
 	floor   int64     // every change after this revision is in ring
 	applied int64     // revision of the newest change
 
@@ -114,6 +115,7 @@ func (s *shelf) apply(key string, item *Item, revision int64) *change {
 	}
 	s.snap = nil
 	s.applied = max(s.applied, revision)
+	s.stored += storedSize(item) - storedSize(prev.item)
 	if prev.item == nil && item == nil {
 		return nil
 	}
@@ -122,6 +124,20 @@ func (s *shelf) apply(key string, item *Item, revision int64) *change {
 	s.bytes += c.size()
 	s.trimLocked()
 	return c
+}
+
+func storedSize(i *Item) int64 {
+	if i == nil {
+		return 0
+	}
+	return int64(i.size)
+}
+
+// amount counts the objects and their bytes.
+func (s *shelf) amount() (objects, bytes int64) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return int64(s.objects.Len()), s.stored
 }
 
 func (s *shelf) trimLocked() {

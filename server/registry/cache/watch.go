@@ -235,6 +235,10 @@ func (w *Watch) Next(ctx context.Context) ([]Event, error) {
 	return w.nextLive(ctx)
 }
 
+// Begun tells whether Next has handed out all that lies before the watch began, so that
+// from now on it waits for changes. Only the reader may ask.
+func (w *Watch) Begun() bool { return len(w.initial) == 0 && !w.endMark && w.replay == nil }
+
 func (w *Watch) nextInitial() []Event {
 	n := min(len(w.initial), initialChunk)
 	out := make([]Event, n)
