@@ -89,3 +89,19 @@ func TestCliqueOnlyOfACompletedFabric(t *testing.T) {
 		t.Error("a clique where there is none, or the other way")
 	}
 }
+
+func TestProfileNameOfOldDrivers(t *testing.T) {
+	for _, tc := range []struct {
+		index, slices int
+		memoryMiB     uint64
+		cardMiB       uint64
+		want          string
+	}{
+		{0, 1, 4864, 40536, "1g.5gb"}, {7, 1, 4864, 40536, "1g.5gb+me"}, {4, 7, 40192, 40536, "7g.40gb"}, {2, 3, 40192, 81251, "3g.40gb"},
+		{9, 1, 20096, 81559, "1g.20gb"}, {0, 1, 16384, 143771, "1g.18gb"}, {1, 2, 33280, 143771, "2g.35gb"}, {4, 7, 1, 0, ""},
+	} {
+		if got := ProfileName(tc.index, tc.slices, tc.memoryMiB<<20, tc.cardMiB<<20); got != tc.want {
+			t.Errorf("%+v: %q", tc, got)
+		}
+	}
+}

@@ -2,6 +2,7 @@ package device
 
 import (
 	"fmt"
+	"math"
 	"slices"
 )
 
@@ -158,4 +159,19 @@ func (m *MIG) clone() *MIG {
 		c.Instances[i].Compute = slices.Clone(gi.Compute)
 	}
 	return &c
+}
+
+// profileSuffix is what a profile's name ends in, by NVML's index.
+var profileSuffix = map[int]string{7: "+me", 8: "+me", 10: "+gfx", 11: "+gfx", 12: "+gfx", 13: "-me", 14: "-me", 15: "+me.all", 16: "+me.all", 17: "+gfx"}
+
+// ProfileName makes the name of a profile where the driver does not give one: memory
+// is counted in eighths of the card's, rounded up, as nvidia-smi does.
+func ProfileName(index, slices int, memoryBytes, cardBytes uint64) string {
+	const gib = 1 << 30
+	if cardBytes == 0 {
+		return ""
+	}
+	eighths := math.Ceil(8 * float64(memoryBytes) / float64(cardBytes))
+	total := (cardBytes + gib - 1) / gib
+	return fmt.Sprintf("%dg.%.0fgb%s", slices, math.Round(eighths/8*float64(total)), profileSuffix[index])
 }

@@ -69,45 +69,46 @@ func (p *Player) Watch(ctx context.Context, each func(device.Event)) error {
 	}
 }
 
-// Figures are the numbers of these cards and MIG devices; of all of them for none named.
-// One that does not answer has a Problem, the others their numbers.
-func (p *Player) Figures(ctx context.Context, uuids ...string) ([]device.Figures, error) {
-	m, err := p.Machine(ctx)
-	if err != nil {
+// Figures are the numbers of these cards, each followed by those of its MIG devices. A
+// card that does not answer has a Problem, the others their numbers.
+func (p *Player) Figures(ctx context.Context, cards ...string) ([]device.Figures, error) {
+	if err := p.enter(ctx, "figures", ""); err != nil {
 		return nil, err
-	}
-	if len(uuids) == 0 {
-		uuids = everything(m)
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	m := p.machine.Clone()
+	p.faults.applyLocked(&m)
 	var out []device.Figures
-	for _, id := range uuids {
-		f := p.figures[id]
-		f.UUID, f.Values = id, p.faults.supportedLocked(f.Values)
+	for _, id := range cards {
 		g, ok := m.GPU(id)
-		d, mig := m.MIGDevice(id)
-		switch {
-		case !ok && !mig:
-			f = device.Figures{UUID: id, Problem: &device.Problem{Op: "figures", Code: device.CodeNotFound, Text: "Not Found"}}
-		case ok && g.Problem != nil:
-			f = device.Figures{UUID: id, Problem: g.Problem}
-		case mig && d.Problem != nil:
-			f = device.Figures{UUID: id, Problem: d.Problem}
+		if !ok {
+			out = append(out, device.Figures{UUID: id, Problem: problem("figures", device.CodeNotFound, "Not Found")})
+			continue
+		}
+		f := p.figures[id]
+		f.UUID, f.Values, f.Problem = id, p.faults.supportedLocked(f.Values), g.Problem
+		if f.Problem != nil {
+			f.Values = nil
 		}
 		out = append(out, f)
+		for _, d := range g.MIGDevices() {
+			f := p.figures[d.UUID]
+			f.UUID, f.Values, f.Problem = d.UUID, p.faults.supportedLocked(f.Values), d.Problem
+			out = append(out, f)
+		}
 	}
 	return out, nil
 }
 
-// Processes are those that hold memory of any card.
-func (p *Player) Processes(ctx context.Context) ([]device.Process, error) {
+// Processes are those that hold memory of these cards.
+func (p *Player) Processes(ctx context.Context, cards ...string) ([]device.Process, error) {
 	if err := p.enter(ctx, "processes", ""); err != nil {
 		return nil, err
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return slices.Clone(p.processes), nil
+	return slices.DeleteFunc(slices.Clone(p.processes), func(q device.Process) bool { return !slices.Contains(cards, q.UUID) }), nil
 }
 
 // SetMIGMode turns partitioning of a card on or off. The answer tells whether it took
@@ -264,18 +265,6 @@ func renumber(m *device.MIG) {
 		}
 		m.Instances[i].Compute = compute
 	}
-}
-
-// everything names the cards and MIG devices of a machine.
-func everything(m device.Machine) []string {
-	var out []string
-	for _, g := range m.GPUs {
-		out = append(out, g.UUID)
-		for _, d := range g.MIGDevices() {
-			out = append(out, d.UUID)
-		}
-	}
-	return out
 }
 
 func problem(op string, code int, text string) *device.Problem {

@@ -63,7 +63,11 @@ func TestOneLostCardLeavesTheOthers(t *testing.T) {
 	if err != nil || len(m.GPUs) != 8 || m.GPUs[3].Problem == nil || m.GPUs[3].MemoryBytes != nil || m.GPUs[4].Problem != nil {
 		t.Fatalf("machine is %+v, %v", m.GPUs, err)
 	}
-	figures, err := p.Figures(ctx)
+	var cards []string
+	for _, g := range rec.Machine.GPUs {
+		cards = append(cards, g.UUID)
+	}
+	figures, err := p.Figures(ctx, cards...)
 	if err != nil || len(figures) != 8 || figures[3].Problem == nil || figures[4].Problem != nil {
 		t.Fatalf("figures are %+v, %v", figures, err)
 	}

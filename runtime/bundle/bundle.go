@@ -1,7 +1,7 @@
 // Package bundle carries programs inside the executable, packed: runc and the
-// containerd shim, which it puts on disk, verified, when a node starts, and the
-// tools (kubectl and ctr), which it unpacks and executes when they are called. It
-// owns nothing else and knows no container.
+// containerd shim, which it puts on disk, verified, when a node starts; the tools
+// (kubectl and ctr), which it unpacks and executes when they are called; and the NVML
+// helper, which runs from memory. It owns nothing else and knows no container.
 //
 // The programs are built by scripts/bundle into bin/ (not kept in git); without
 // them the package still compiles and says what to do. Start reading at Unpack and
@@ -31,7 +31,8 @@ var embedded embed.FS
 const (
 	Runc  = "runc"
 	Shim  = "containerd-shim-runc-v2"
-	Tools = "tools" // kubectl and ctr, by the name it is called
+	Tools = "tools"     // kubectl and ctr, by the name it is called
+	NVML  = "orch-nvml" // gpu/nvml/helper, the only dynamic one
 )
 
 // maxProgramBytes bounds what a damaged archive may expand to.

@@ -26,6 +26,19 @@ func Exec(name, dir string, argv, env []string) error {
 	return fmt.Errorf("executing %s: %w", name, err)
 }
 
+// Open returns an embedded program as a sealed file in memory, to be executed through
+// its descriptor. The caller closes it.
+func Open(name string) (*os.File, error) {
+	sums, err := checksums(embedded)
+	if err != nil {
+		return nil, err
+	}
+	if sums[name] == "" {
+		return nil, fmt.Errorf("unpacking %s: no checksum for it: %w", name, ErrNotBuilt)
+	}
+	return inMemory(embedded, name, sums[name])
+}
+
 // tool makes the program executable. The path is valid as long as memory, which may
 // be nil, is open.
 func tool(from fs.FS, name, dir string) (path string, memory *os.File, err error) {
