@@ -38,6 +38,7 @@ func (s *Server) metrics(w http.ResponseWriter, _ *http.Request) {
 	head(&b, "orch_store_revision", "gauge", "Newest revision that reads show.")
 	fmt.Fprintf(&b, "orch_store_revision %d\n", s.registry.Revision())
 	s.writeLoops(&b)
+	_ = s.admit.WriteMetrics(&b)
 	_ = s.rest.WriteMetrics(&b)          // a Builder takes everything
 	_, _ = io.WriteString(w, b.String()) // the scraper went away: nothing to do
 }

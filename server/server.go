@@ -36,6 +36,7 @@ import (
 	"orch/server/rest"
 	"orch/server/rest/openapi"
 	"orch/server/tunnel"
+	"orch/server/webhook"
 )
 
 // loopback is whom the server's own parts act as where they need every right.
@@ -50,6 +51,7 @@ type Server struct {
 	registry *registry.Registry
 	access   *access.Access
 	admit    *admission.List
+	webhooks *webhook.Client
 	boot     *bootstrap.Bootstrap
 	tunnel   *tunnel.Tunnel
 	rest     *rest.Server
@@ -116,7 +118,9 @@ func (s *Server) assemble(store datastore.Store) (err error) {
 	if err != nil {
 		return err
 	}
-	if s.admit, err = admission.New(admission.Config{Cache: self, Access: s.access, Services: services}); err != nil {
+	s.webhooks = webhook.New(webhook.Config{Cache: self})
+	s.admit, err = admission.New(admission.Config{Cache: self, Access: s.access, Services: services, Registry: s.registry, Webhooks: s.webhooks})
+	if err != nil {
 		return err
 	}
 	s.registry.SetAdmission(s.admit)
@@ -225,6 +229,7 @@ func (s *Server) Measure(l *reconcile.Loop) { s.loops = append(s.loops, l) }
 // Run starts the parts in order and serves until ctx ends or a part fails.
 func (s *Server) Run(ctx context.Context) error {
 	defer s.listener.Close()
+	defer s.webhooks.Close()
 	if err := s.writeKubeconfig(); err != nil {
 		return err
 	}

@@ -11,14 +11,17 @@ package admission
 import (
 	"context"
 	"errors"
+	"io"
 	"time"
 
 	"orch/api"
 	"orch/api/client"
 	"orch/server/access"
 	"orch/server/admission/quota"
+	"orch/server/admission/webhooks"
 	"orch/server/allocate"
 	"orch/server/registry"
+	"orch/server/webhook"
 )
 
 // Config is not changed after New.
@@ -29,6 +32,9 @@ type Config struct {
 	Access *access.Access
 	// Services hands out addresses and node ports.
 	Services *allocate.Services
+	// Registry converts objects for webhooks; Webhooks calls these.
+	Registry *registry.Registry
+	Webhooks *webhook.Client
 	// Now is the clock; nil is time.Now.
 	Now func() time.Time
 }
@@ -52,6 +58,7 @@ type List struct {
 	accounts *signal
 	security *podSecurity
 	quota    *quota.Guard
+	webhooks *webhooks.Webhooks
 	ready    chan struct{}
 
 	// byKind has, in order, the steps of each built-in kind; others has those for all.
@@ -63,8 +70,8 @@ var _ registry.Admission = (*List)(nil)
 
 // New checks cfg.
 func New(cfg Config) (*List, error) {
-	if cfg.Cache == nil || cfg.Access == nil || cfg.Services == nil {
-		return nil, errors.New("setting up admission: Cache, Access and Services are required")
+	if cfg.Cache == nil || cfg.Access == nil || cfg.Services == nil || cfg.Registry == nil || cfg.Webhooks == nil {
+		return nil, errors.New("setting up admission: Cache, Access, Services, Registry and Webhooks are required")
 	}
 	if cfg.Now == nil {
 		cfg.Now = time.Now
@@ -75,7 +82,9 @@ func New(cfg Config) (*List, error) {
 	}
 	l := &List{
 		cfg: cfg, cache: cfg.Cache, accounts: newSignal(), security: security,
-		quota: quota.NewGuard(cfg.Cache, cfg.Now), ready: make(chan struct{}), byKind: map[*api.Facts][]step{},
+		quota: quota.NewGuard(cfg.Cache, cfg.Now), ready: make(chan struct{}),
+		webhooks: webhooks.New(webhooks.Config{Cache: cfg.Cache, Registry: cfg.Registry, Client: cfg.Webhooks, Authorizer: rights{cfg.Access}}),
+		byKind:   map[*api.Facts][]step{},
 	}
 	for _, s := range l.steps() {
 		if s.kinds == nil {
@@ -134,8 +143,10 @@ func (l *List) steps() []step {
 		{name: "ClusterTrustBundleAttest", kinds: []*api.Facts{api.ClusterTrustBundles.Facts}, validate: l.attest},
 		{name: "DeviceAdminAccess", kinds: devices, admit: l.deviceTaints, validate: l.deviceAccess},
 		{name: "DefaultIngressClass", kinds: []*api.Facts{api.Ingresses.Facts}, admit: l.defaultIngressClass},
-		// Mutating policies and webhooks come here, after everything of ours that
-		// completes an object; validating ones before the two that take something.
+		// What users define comes here, after everything of ours that completes an
+		// object; validating ones before the two that take something.
+		{name: webhooks.Step, admit: l.webhooks.Admit, users: true},
+		{name: "ValidatingAdmissionWebhook", validate: l.webhooks.Validate},
 		{name: "ServiceAllocation", kinds: services, admit: l.serviceAllocation},
 		{name: "ResourceQuota", validate: l.resourceQuota},
 	}
@@ -146,6 +157,9 @@ func (l *List) Run(ctx context.Context) error {
 	err := l.cache.Subscribe(ctx, api.ServiceAccounts.Facts, func(client.Change) { l.accounts.raise() })
 	if err == nil {
 		err = l.cache.Subscribe(ctx, api.Services.Facts, l.cfg.Services.Apply)
+	}
+	if err == nil {
+		err = l.webhooks.Follow(ctx)
 	}
 	if err != nil {
 		if ctx.Err() != nil {
@@ -191,6 +205,9 @@ func (l *List) Validate(ctx context.Context, a *registry.Attributes) error {
 	}
 	return nil
 }
+
+// WriteMetrics writes the numbers about users' webhooks.
+func (l *List) WriteMetrics(w io.Writer) error { return l.webhooks.WriteMetrics(w) }
 
 func (l *List) of(a *registry.Attributes) []step {
 	if s, ok := l.byKind[a.Resource.Facts]; ok {
