@@ -48,6 +48,7 @@ type nodeNetwork struct {
 	ready chan struct{}
 	mu    sync.Mutex
 	pods  *cni.Network // guarded by mu
+	cidr  netip.Prefix // guarded by mu
 }
 
 // newNodeNetwork checks what the host has; nothing is changed yet.
@@ -78,6 +79,14 @@ func (n *nodeNetwork) Ready() error {
 		return errors.New("the node has no pod range yet: waiting for the control plane to give it one")
 	}
 	return pods.Ready()
+}
+
+// has tells whether an address is the node's or one of its pods'.
+func (n *nodeNetwork) has(ip netip.Addr) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	ip = ip.Unmap()
+	return ip == n.NodeIP || n.cidr.IsValid() && n.cidr.Contains(ip)
 }
 
 func (n *nodeNetwork) wait(ctx context.Context) (*cni.Network, error) {
@@ -173,7 +182,7 @@ func (n *nodeNetwork) join(ctx context.Context) error {
 		return fmt.Errorf("making the pod network: %w", err)
 	}
 	n.mu.Lock()
-	n.pods = network
+	n.pods, n.cidr = network, pods
 	n.mu.Unlock()
 	close(n.ready)
 	return both(n.names.Run, over.Run, func(ctx context.Context) error { return n.peers(ctx, over) })(ctx)

@@ -147,7 +147,7 @@ func (n *node) makeAgent() (err error) {
 	if err != nil {
 		return err
 	}
-	n.streams, err = stream.New(stream.Config{Pods: shown{n.agent.Pods()}, Engine: n.engine, Dialer: podDialer{}, Log: n.log})
+	n.streams, err = stream.New(stream.Config{Pods: shown{n.agent.Pods()}, Engine: n.engine, Dialer: podDialer{}, Reach: n.network.has, Log: n.log})
 	return err
 }
 

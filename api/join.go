@@ -10,6 +10,11 @@ const (
 	// TunnelProtocol is the value of the Upgrade header of PathTunnel: after the
 	// answer 101 the connection carries yamux, the server being its client.
 	TunnelProtocol = "orch-tunnel"
+
+	// PathDial, with address and port behind it, is where a node lets the server reach
+	// its pods; after the answer 101 the connection is the pod's.
+	PathDial     = "/dial/"
+	DialProtocol = "orch-dial"
 )
 
 // JoinRequest is what a new node posts to PathJoin as JSON, with the join token's

@@ -16,6 +16,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"time"
 
 	"orch/api"
@@ -27,6 +28,7 @@ import (
 	"orch/server/admission"
 	"orch/server/admission/quota"
 	"orch/server/allocate"
+	"orch/server/backend"
 	"orch/server/bootstrap"
 	"orch/server/crd"
 	"orch/server/flow"
@@ -54,6 +56,7 @@ type Server struct {
 	webhooks *webhook.Client
 	boot     *bootstrap.Bootstrap
 	tunnel   *tunnel.Tunnel
+	backends *backend.Backends
 	rest     *rest.Server
 	flow     *flow.Control
 	crd      *crd.Controller
@@ -140,6 +143,10 @@ func (s *Server) assemble(store datastore.Store) (err error) {
 		return err
 	}
 	s.Measure(s.upkeep)
+	s.backends, err = backend.New(backend.Config{Cache: self, Nodes: s.tunnel, Own: s.cfg.NodeName, Self: strings.TrimPrefix(s.url(), "https://")})
+	if err != nil {
+		return err
+	}
 	if err := s.assembleREST(self); err != nil {
 		return err
 	}
@@ -169,7 +176,7 @@ func (s *Server) assembleREST(self *client.Client) error {
 		return err
 	}
 	s.rest, err = rest.New(rest.Config{
-		Registry: s.registry, Authenticator: s.access, Authorizer: s.access, Nodes: s.tunnel,
+		Registry: s.registry, Authenticator: s.access, Authorizer: s.access, Nodes: s.tunnel, Backends: s.backends,
 		Handlers: map[string]http.Handler{
 			api.PathCACerts: http.HandlerFunc(joins.CACerts), api.PathJoin: joins, api.PathTunnel: s.tunnel,
 		},

@@ -14,11 +14,13 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 	"sync"
 	"time"
 
 	"k8s.io/apimachinery/pkg/types"
 
+	"orch/api"
 	"orch/runtime/engine"
 )
 
@@ -59,7 +61,10 @@ type Config struct {
 	Pods   Pods
 	Engine engine.Engine
 	Dialer Dialer
-	Log    *slog.Logger
+	// Reach tells whether the API server may be connected with an address: one of the
+	// node's own or of its pods. Nil: with none.
+	Reach func(netip.Addr) bool
+	Log   *slog.Logger
 
 	// MaxStreams bounds what is open at once, all verbs together; 0 is 1000. One
 	// more is answered with 429.
@@ -116,6 +121,7 @@ func New(c Config) (*Handler, error) {
 		"/exec/{namespace}/{pod}/{container}":              h.exec,
 		"/attach/{namespace}/{pod}/{container}":            h.attach,
 		"/portForward/{namespace}/{pod}":                   h.portForward,
+		"GET " + api.PathDial + "{address}":                h.dial,
 	} {
 		h.mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) { h.bounded(w, r, serve) })
 	}

@@ -18,6 +18,7 @@ import (
 
 	"orch/api"
 	"orch/api/client"
+	"orch/server/backend"
 	"orch/server/registry"
 )
 
@@ -206,7 +207,7 @@ func TestStreamErrors(t *testing.T) {
 }
 
 func TestNodeProxy(t *testing.T) {
-	w := newWorld(t, func(c *Config) { c.Nodes = newNode(t) })
+	w := newWorld(t, func(c *Config) { c.Nodes, c.Backends = newNode(t), newBackends(t, c.Registry, backend.Config{}) })
 	w.pods(t)
 	if resp, data := w.do(t, "GET", "/api/v1/nodes/n1/proxy/healthz", ""); resp.StatusCode != 200 || string(data) != "node ok" {
 		t.Errorf("%s %s", resp.Status, data)
@@ -217,7 +218,7 @@ func TestNodeProxy(t *testing.T) {
 	if resp, data := w.do(t, "GET", "/api/v1/namespaces/default/pods/one/proxy/", ""); resp.StatusCode != 400 || !strings.Contains(string(data), "address not allowed") {
 		t.Errorf("pod without address: %s %s", resp.Status, data)
 	}
-	if resp, data := w.do(t, "GET", "/api/v1/namespaces/default/services/none/proxy/", ""); resp.StatusCode != 404 {
+	if resp, data := w.do(t, "GET", "/api/v1/namespaces/default/services/none:80/proxy/", ""); resp.StatusCode != 404 {
 		t.Errorf("unknown service: %s %s", resp.Status, data)
 	}
 }

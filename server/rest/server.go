@@ -13,6 +13,7 @@ import (
 
 	"orch/api"
 	"orch/server/access"
+	"orch/server/backend"
 	"orch/server/flow"
 	"orch/server/registry"
 	"orch/server/rest/connect"
@@ -42,6 +43,8 @@ type Config struct {
 	Authorizer    Authorizer
 	// Nodes reaches the nodes' own API; nil where there are no nodes.
 	Nodes connect.Dialer
+	// Backends reaches pods and services; nil where there is no network of pods.
+	Backends *backend.Backends
 	// Handlers are routes that do their own authentication, by path, or by prefix if
 	// it ends in a slash.
 	Handlers map[string]http.Handler
@@ -112,7 +115,7 @@ func New(c Config) (*Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("rest: %w", err)
 	}
-	s := &Server{config: c, log: c.Log, now: c.Now, flow: c.Flow, documents: docs, connect: connect.New(c.Registry, c.Nodes)}
+	s := &Server{config: c, log: c.Log, now: c.Now, flow: c.Flow, documents: docs, connect: connect.New(c.Registry, c.Nodes, c.Backends)}
 	s.draining, s.drain = context.WithCancel(context.Background())
 	s.discovery = discovery.New(kinds{c.Registry})
 	pages := health.Pages(c.Checks, s.draining, c.Log)

@@ -3,21 +3,20 @@ package connect
 import (
 	"context"
 	"fmt"
-	"math/rand/v2"
 	"net"
 	"net/http"
+	"net/netip"
 	"strconv"
 	"strings"
 
 	core "k8s.io/api/core/v1"
-	discovery "k8s.io/api/discovery/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
+	utilnet "k8s.io/apimachinery/pkg/util/net"
+	"k8s.io/apimachinery/pkg/util/proxy"
 
 	"orch/api"
-	"orch/api/client"
+	"orch/server/backend"
 	"orch/server/registry"
 )
 
@@ -25,7 +24,10 @@ import (
 // path behind the subresource, as the client escaped it.
 func (c *Connector) Proxy(w http.ResponseWriter, r *http.Request, call registry.Request, tail string) error {
 	ctx := r.Context()
-	scheme, name, port := splitProxyName(call.Name)
+	scheme, name, port, ok := utilnet.SplitSchemeNamePort(call.Name)
+	if !ok {
+		return apierrors.NewBadRequest(fmt.Sprintf("invalid %s request %q", call.Kind.SingularName(), call.Name))
+	}
 	call.Name = name
 	to := target{scheme: scheme, path: "/" + tail, query: r.URL.Query(), name: name, open: true}
 	via := c.direct
@@ -40,8 +42,9 @@ func (c *Connector) Proxy(w http.ResponseWriter, r *http.Request, call registry.
 		to.host, err = c.serviceAddress(ctx, call, port)
 	case api.Nodes.Facts:
 		options = &core.NodeProxyOptions{Path: tail}
-		via, to.scheme, to.host = c.nodes, "http", name
-		_, err = lookUp(ctx, c.registry, api.Nodes, call)
+		if to.host, err = c.nodeAddress(ctx, call, port); to.host == name {
+			via, to.scheme = c.nodes, "http"
+		}
 	default:
 		err = apierrors.NewMethodNotSupported(call.Kind.GroupResource(), "proxy")
 	}
@@ -54,20 +57,24 @@ func (c *Connector) Proxy(w http.ResponseWriter, r *http.Request, call registry.
 	if tail == "" && redirect(w, r) {
 		return nil
 	}
-	return c.forward(w, r, via, to, nil)
+	if r.Header.Get("Upgrade") == "" {
+		via = rewriting(via, r, tail)
+	}
+	return c.forward(w, r, via, to, withoutCORS)
 }
 
-// splitProxyName takes apart [scheme:]name[:port].
-func splitProxyName(id string) (scheme, name, port string) {
-	switch parts := strings.Split(id, ":"); len(parts) {
-	case 2:
-		return "", parts[0], parts[1]
-	case 3:
-		if parts[0] == "http" || parts[0] == "https" {
-			return parts[0], parts[1], parts[2]
-		}
+// rewriting makes links and redirects in answers lead through the proxy again.
+func rewriting(via http.RoundTripper, r *http.Request, tail string) http.RoundTripper {
+	before := strings.TrimSuffix(r.URL.EscapedPath(), "/"+tail)
+	return &proxy.Transport{Scheme: r.URL.Scheme, Host: r.URL.Host, PathPrepend: before, RoundTripper: via}
+}
+
+// withoutCORS drops what a backend allows to other sites: it speaks for itself, not for
+// the API server.
+func withoutCORS(resp *http.Response) {
+	for _, name := range []string{"Credentials", "Headers", "Methods", "Origin"} {
+		resp.Header.Del("Access-Control-Allow-" + name)
 	}
-	return "", id, ""
 }
 
 func (c *Connector) podAddress(ctx context.Context, call registry.Request, port string) (string, error) {
@@ -87,74 +94,62 @@ func (c *Connector) podAddress(ctx context.Context, call registry.Request, port 
 		return "", err
 	}
 	if port == "" {
-		port = "80"
+		return strings.TrimSuffix(net.JoinHostPort(pod.Status.PodIP, ""), ":"), nil
 	}
 	return net.JoinHostPort(pod.Status.PodIP, port), nil
 }
 
 // proxyable refuses addresses that would lead back into the server's own host.
 func proxyable(address string) error {
-	ip := net.ParseIP(address)
-	if ip == nil || ip.IsLoopback() || ip.IsLinkLocalUnicast() || ip.IsMulticast() || ip.IsUnspecified() {
+	ip, err := netip.ParseAddr(address)
+	if err != nil || backend.Allowed(ip) != nil {
 		return apierrors.NewBadRequest("address not allowed")
 	}
 	return nil
 }
 
 func (c *Connector) serviceAddress(ctx context.Context, call registry.Request, port string) (string, error) {
-	service, err := lookUp(ctx, c.registry, api.Services, call)
-	if err != nil {
-		return "", err
+	if c.backends == nil {
+		return "", apierrors.NewServiceUnavailable(fmt.Sprintf("no endpoints available for service %q", call.Name))
 	}
-	portName, ok := servicePort(service, port)
-	if !ok {
-		return "", apierrors.NewServiceUnavailable(fmt.Sprintf("no service port %q found for service %q", port, service.Name))
+	if number, err := strconv.ParseInt(port, 10, 64); err == nil {
+		service, err := lookUp(ctx, c.registry, api.Services, call)
+		if err != nil {
+			return "", err
+		}
+		name, ok := servicePort(service, number)
+		if !ok {
+			return "", apierrors.NewServiceUnavailable(fmt.Sprintf("no service port %d found for service %q", number, service.Name))
+		}
+		port = name
 	}
-	call.Target = client.Target{Kind: api.EndpointSlices.Facts, Namespace: service.Namespace}
-	list, err := c.registry.List(ctx, call, metav1.ListOptions{LabelSelector: labels.Set{discovery.LabelServiceName: service.Name}.String()})
-	if err != nil {
-		return "", err
-	}
-	var found []string
-	for _, item := range list.Items {
-		found = append(found, ready(item.Object().(*discovery.EndpointSlice), portName)...)
-	}
-	if len(found) == 0 {
-		return "", apierrors.NewServiceUnavailable(fmt.Sprintf("no endpoints available for service %q", service.Name))
-	}
-	address := found[rand.IntN(len(found))]
-	host, _, err := net.SplitHostPort(address)
-	if err == nil {
-		err = proxyable(host)
-	}
-	return address, err
+	return c.backends.ResolvePort(call.Namespace, call.Name, port)
 }
 
-// servicePort finds the name of the port that a client calls by name or number, or of the only one.
-func servicePort(service *core.Service, port string) (string, bool) {
+// servicePort finds the name of the port with a number.
+func servicePort(service *core.Service, number int64) (string, bool) {
 	for _, p := range service.Spec.Ports {
-		if port == "" && len(service.Spec.Ports) == 1 || port != "" && (p.Name == port || strconv.Itoa(int(p.Port)) == port) {
+		if int64(p.Port) == number {
 			return p.Name, true
 		}
 	}
 	return "", false
 }
 
-// ready lists the addresses of a slice that serve the named port.
-func ready(slice *discovery.EndpointSlice, portName string) []string {
-	var list []string
-	for _, p := range slice.Ports {
-		if p.Port == nil || p.Name == nil && portName != "" || p.Name != nil && *p.Name != portName {
-			continue
-		}
-		for _, e := range slice.Endpoints {
-			if e.Conditions.Ready != nil && !*e.Conditions.Ready {
-				continue
-			}
-			for _, a := range e.Addresses {
-				list = append(list, net.JoinHostPort(a, strconv.Itoa(int(*p.Port))))
-			}
+// nodeAddress is the node's name where its own API is meant, and its address where
+// another port is.
+func (c *Connector) nodeAddress(ctx context.Context, call registry.Request, port string) (string, error) {
+	node, err := lookUp(ctx, c.registry, api.Nodes, call)
+	if err != nil {
+		return "", err
+	}
+	if own := int(node.Status.DaemonEndpoints.KubeletEndpoint.Port); port == "" || own != 0 && port == strconv.Itoa(own) {
+		return node.Name, nil
+	}
+	for _, a := range node.Status.Addresses {
+		if a.Type == core.NodeInternalIP {
+			return net.JoinHostPort(a.Address, port), proxyable(a.Address)
 		}
 	}
-	return list
+	return "", apierrors.NewBadRequest("address not allowed")
 }
