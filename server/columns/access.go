@@ -30,9 +30,9 @@ func ClusterRoleBinding() []Column[rbac.ClusterRoleBinding] {
 	return binding(rbac.ClusterRoleBinding{}.SwaggerDoc()["roleRef"], func(o *b) (rbac.RoleRef, []rbac.Subject) { return o.RoleRef, o.Subjects })
 }
 
-func binding[T any](about string, of func(*T) (rbac.RoleRef, []rbac.Subject)) []Column[T] {
-	who := func(kind string) func(*T) string {
-		return func(o *T) string {
+func binding[P any](about string, of func(P) (rbac.RoleRef, []rbac.Subject)) []Of[P] {
+	who := func(kind string) func(P) string {
+		return func(o P) string {
 			_, subjects := of(o)
 			var words []string
 			for _, s := range subjects {
@@ -48,12 +48,12 @@ func binding[T any](about string, of func(*T) (rbac.RoleRef, []rbac.Subject)) []
 		}
 	}
 	return list(
-		name[T](),
-		text("Role", about, func(o *T) string {
+		nameOf[P](),
+		text("Role", about, func(o P) string {
 			ref, _ := of(o)
 			return ref.Kind + "/" + ref.Name
 		}),
-		age[T](),
+		ageOf[P](),
 		wide(text("Users", "Users in the binding", who(rbac.UserKind))),
 		wide(text("Groups", "Groups in the binding", who(rbac.GroupKind))),
 		wide(text("ServiceAccounts", "ServiceAccounts in the binding", who(rbac.ServiceAccountKind))),
@@ -106,14 +106,14 @@ func MutatingAdmissionPolicyBinding() []Column[admission.MutatingAdmissionPolicy
 	return policyBinding(func(o *b) (string, *admission.ParamRef) { return o.Spec.PolicyName, o.Spec.ParamRef })
 }
 
-func policyBinding[T any](of func(*T) (string, *admission.ParamRef)) []Column[T] {
+func policyBinding[P any](of func(P) (string, *admission.ParamRef)) []Of[P] {
 	return list(
-		name[T](),
-		text("PolicyName", "PolicyName indicates the policy definition which the policy binding binded to", func(o *T) string {
+		nameOf[P](),
+		text("PolicyName", "PolicyName indicates the policy definition which the policy binding binded to", func(o P) string {
 			policy, _ := of(o)
 			return policy
 		}),
-		text("ParamRef", "ParamRef indicates the param resource which sets the configration param", func(o *T) string {
+		text("ParamRef", "ParamRef indicates the param resource which sets the configration param", func(o P) string {
 			_, ref := of(o)
 			switch {
 			case ref == nil:
@@ -127,7 +127,7 @@ func policyBinding[T any](of func(*T) (string, *admission.ParamRef)) []Column[T]
 			}
 			return "*"
 		}),
-		age[T](),
+		ageOf[P](),
 	)
 }
 

@@ -14,7 +14,11 @@ import (
 )
 
 // Column is one column of Table output.
-type Column[T any] struct {
+type Column[T any] = Of[*T]
+
+// Of is Column by the pointer to the Go type: code that is generic over pointers is
+// compiled once, not once a kind.
+type Of[P any] struct {
 	Name string
 	// Type and Format as in OpenAPI: "string", "integer", "boolean", "date"; the
 	// format "name" marks the object's name.
@@ -23,7 +27,7 @@ type Column[T any] struct {
 	// Wide columns show with -o wide only (priority 1).
 	Wide bool
 	// Cell gives a string, int64, bool, or nil; now is the time of the answer.
-	Cell func(o *T, now time.Time) any
+	Cell func(o P, now time.Time) any
 }
 
 const (
@@ -33,7 +37,10 @@ const (
 )
 
 // Default is what a kind without columns of its own shows: name and age.
-func Default[T any]() []Column[T] { return list(name[T](), age[T]()) }
+func Default[T any]() []Column[T] { return DefaultOf[*T]() }
+
+// DefaultOf is Default by the pointer.
+func DefaultOf[P any]() []Of[P] { return list(nameOf[P](), ageOf[P]()) }
 
 // Convert shows a kind by the columns of another one that it can become.
 func Convert[T, S any](columns []Column[S], to func(*T) *S) []Column[T] {
@@ -45,51 +52,57 @@ func Convert[T, S any](columns []Column[S], to func(*T) *S) []Column[T] {
 	return out
 }
 
-func list[T any](c ...Column[T]) []Column[T] { return c }
+func list[P any](c ...Of[P]) []Of[P] { return c }
 
-func meta[T any](o *T) metav1.Object { return any(o).(metav1.Object) }
+func meta[P any](o P) metav1.Object { return any(o).(metav1.Object) }
 
-func name[T any]() Column[T] {
-	return Column[T]{Name: "Name", Type: "string", Format: "name", Description: metav1.ObjectMeta{}.SwaggerDoc()["name"],
-		Cell: func(o *T, _ time.Time) any { return meta(o).GetName() }}
+func name[T any]() Column[T] { return nameOf[*T]() }
+
+func nameOf[P any]() Of[P] {
+	return Of[P]{Name: "Name", Type: "string", Format: "name", Description: metav1.ObjectMeta{}.SwaggerDoc()["name"],
+		Cell: func(o P, _ time.Time) any { return meta(o).GetName() }}
 }
 
-func age[T any]() Column[T] {
-	return Column[T]{Name: "Age", Type: "string", Description: metav1.ObjectMeta{}.SwaggerDoc()["creationTimestamp"],
-		Cell: func(o *T, now time.Time) any { return since(meta(o).GetCreationTimestamp().Time, now) }}
+func age[T any]() Column[T] { return ageOf[*T]() }
+
+func ageOf[P any]() Of[P] {
+	return Of[P]{Name: "Age", Type: "string", Description: metav1.ObjectMeta{}.SwaggerDoc()["creationTimestamp"],
+		Cell: func(o P, now time.Time) any { return since(meta(o).GetCreationTimestamp().Time, now) }}
 }
 
 // createdAt is the column of kinds that show the moment instead of the age.
-func createdAt[T any]() Column[T] {
-	return Column[T]{Name: "Created At", Type: "date", Description: metav1.ObjectMeta{}.SwaggerDoc()["creationTimestamp"],
-		Cell: func(o *T, _ time.Time) any {
+func createdAt[T any]() Column[T] { return createdAtOf[*T]() }
+
+func createdAtOf[P any]() Of[P] {
+	return Of[P]{Name: "Created At", Type: "date", Description: metav1.ObjectMeta{}.SwaggerDoc()["creationTimestamp"],
+		Cell: func(o P, _ time.Time) any {
 			return meta(o).GetCreationTimestamp().Time.UTC().Format(time.RFC3339)
 		}}
 }
 
-func text[T any](name, about string, cell func(*T) string) Column[T] {
-	return Column[T]{Name: name, Type: "string", Description: about, Cell: func(o *T, _ time.Time) any { return cell(o) }}
+func text[P any](name, about string, cell func(P) string) Of[P] {
+	return Of[P]{Name: name, Type: "string", Description: about, Cell: func(o P, _ time.Time) any { return cell(o) }}
 }
 
-func timed[T any](name, about string, cell func(*T, time.Time) string) Column[T] {
-	return Column[T]{Name: name, Type: "string", Description: about, Cell: func(o *T, now time.Time) any { return cell(o, now) }}
+func timed[P any](name, about string, cell func(P, time.Time) string) Of[P] {
+	return Of[P]{Name: name, Type: "string", Description: about, Cell: func(o P, now time.Time) any { return cell(o, now) }}
 }
 
-func number[T any](name, about string, cell func(*T) int) Column[T] {
-	return Column[T]{Name: name, Type: "integer", Description: about, Cell: func(o *T, _ time.Time) any { return int64(cell(o)) }}
+func number[P any](name, about string, cell func(P) int) Of[P] {
+	return Of[P]{Name: name, Type: "integer", Description: about, Cell: func(o P, _ time.Time) any { return int64(cell(o)) }}
 }
 
-func truth[T any](name, about string, cell func(*T) bool) Column[T] {
-	return Column[T]{Name: name, Type: "boolean", Description: about, Cell: func(o *T, _ time.Time) any { return cell(o) }}
+func truth[P any](name, about string, cell func(P) bool) Of[P] {
+	return Of[P]{Name: name, Type: "boolean", Description: about, Cell: func(o P, _ time.Time) any { return cell(o) }}
 }
 
-func wide[T any](c Column[T]) Column[T] {
+func wide[P any](c Of[P]) Of[P] {
 	c.Wide = true
 	return c
 }
 
 // asText shows a count in a column that upstream declares as a string.
-func asText[T any](c Column[T]) Column[T] {
+func asText[P any](c Of[P]) Of[P] {
 	c.Type = "string"
 	return c
 }

@@ -17,8 +17,8 @@ import (
 )
 
 // template is the wide tail of workloads: containers, images and selector.
-func template[T any](spec func(*T) *core.PodSpec) []Column[T] {
-	each := func(o *T, word func(*core.Container) string) string {
+func template[P any](spec func(P) *core.PodSpec) []Of[P] {
+	each := func(o P, word func(*core.Container) string) string {
 		s := spec(o)
 		if s == nil {
 			return ""
@@ -30,17 +30,17 @@ func template[T any](spec func(*T) *core.PodSpec) []Column[T] {
 		return strings.Join(words, ",")
 	}
 	return list(
-		wide(text("Containers", "Names of each container in the template.", func(o *T) string {
+		wide(text("Containers", "Names of each container in the template.", func(o P) string {
 			return each(o, func(c *core.Container) string { return c.Name })
 		})),
-		wide(text("Images", "Images referenced by each container in the template.", func(o *T) string {
+		wide(text("Images", "Images referenced by each container in the template.", func(o P) string {
 			return each(o, func(c *core.Container) string { return c.Image })
 		})),
 	)
 }
 
-func selector[T any](about string, of func(*T) *metav1.LabelSelector) Column[T] {
-	return wide(text("Selector", about, func(o *T) string { return metav1.FormatLabelSelector(of(o)) }))
+func selector[P any](about string, of func(P) *metav1.LabelSelector) Of[P] {
+	return wide(text("Selector", about, func(o P) string { return metav1.FormatLabelSelector(of(o)) }))
 }
 
 // Deployment shows ready, updated and available replicas.

@@ -16,23 +16,28 @@ import (
 // status; generation bumped when the spec changes; unconditional update allowed;
 // deletion at once. An absent hook is nil. Hooks are pure: what needs the store or
 // the clock of another part is an admission step.
-type Hooks[T any] struct {
+//
+// The code behind it is written once for all kinds: it is parametrised by the pointer,
+// because Go compiles generic code anew for each struct, but once for all pointers.
+type Hooks[T any] = hooks[*T]
+
+type hooks[P any] struct {
 	// Default fills what the client left out, as upstream's defaulting does. It
 	// runs on every object that comes in, before PrepareCreate and PrepareUpdate.
-	Default func(o *T)
+	Default func(o P)
 	// PrepareCreate drops and sets what a client must not decide (beyond status,
 	// which the engine resets). PrepareUpdate likewise; old is what is stored.
-	PrepareCreate func(o *T)
-	PrepareUpdate func(o, old *T)
+	PrepareCreate func(o P)
+	PrepareUpdate func(o, old P)
 	// PrepareStatus runs on a write to the status subresource, after the engine
 	// has put back everything but the status from old.
-	PrepareStatus func(o, old *T)
+	PrepareStatus func(o, old P)
 
 	// Validate checks an object that is created, and again on update. The engine
 	// has checked the metadata (server/validate.ObjectMeta) with NameRule.
-	Validate       func(o *T) field.ErrorList
-	ValidateUpdate func(o, old *T) field.ErrorList
-	ValidateStatus func(o, old *T) field.ErrorList
+	Validate       func(o P) field.ErrorList
+	ValidateUpdate func(o, old P) field.ErrorList
+	ValidateStatus func(o, old P) field.ErrorList
 	// Ratchets: Validate is for new objects only, ValidateUpdate does all of it, as it lets
 	// pass what was there before.
 	Ratchets bool
@@ -40,21 +45,21 @@ type Hooks[T any] struct {
 	// name is a generateName.
 	NameRule func(name string, prefix bool) []string
 	// Warn gives sentences for Warning headers; old is nil on create.
-	Warn func(o, old *T) []string
+	Warn func(o, old P) []string
 
 	// Fields gives the selectable fields beyond metadata.name and metadata.namespace;
 	// FieldNames lists their names, so that a list can refuse others.
-	Fields     func(o *T) fields.Set
+	Fields     func(o P) fields.Set
 	FieldNames []string
 
 	// Grace makes deletion graceful: it returns the seconds that the object may
 	// take to end (0: gone at once). Pods only, today.
-	Grace func(o *T, d *metav1.DeleteOptions) int64
+	Grace func(o P, d *metav1.DeleteOptions) int64
 	// Held keeps a deleted object although it has no finalizers in its metadata
 	// (namespaces: while spec.finalizers is not empty). MarkDeleting notes in the object
 	// itself that its deletion has begun.
-	Held         func(o *T) bool
-	MarkDeleting func(o *T)
+	Held         func(o P) bool
+	MarkDeleting func(o P)
 	// OrphanByDefault leaves dependents behind when a deletion names no policy (batch/v1
 	// Jobs). NoGC switches the garbage collector's finalizers off (events).
 	OrphanByDefault, NoGC bool
@@ -71,33 +76,33 @@ type Hooks[T any] struct {
 	CreateOnUpdate      bool // PUT of a missing object creates it (leases, events, ... as upstream)
 
 	// Columns is the Table output; nil means columns.Default: Name and Age.
-	Columns []Column[T]
+	Columns []columns.Of[P]
 
 	// Scale maps the scale subresource; required where the facts say Scale.
-	Scale *ScaleHooks[T]
+	Scale *scaleOf[P]
 
 	// Subs are the subresources beyond status and scale that are written with the
 	// whole object as their body: ephemeralcontainers, resize, approval, finalize.
-	Subs map[string]Sub[T]
+	Subs map[string]subOf[P]
 
 	// Compute answers a create of a Computed kind. Set at wiring time by the
 	// parts that can (access): it is not pure.
-	Compute func(ctx context.Context, user User, o *T) (runtime.Object, error)
+	Compute func(ctx context.Context, user User, o P) (runtime.Object, error)
 
 	// Lazy stores the kind in the lazy durability class (leases, events).
 	Lazy bool
 
 	// ToStored and FromStored convert between this kind and Facts.SameAs.
-	ToStored   func(o *T) (runtime.Object, error)
-	FromStored func(o runtime.Object) (*T, error)
+	ToStored   func(o P) (runtime.Object, error)
+	FromStored func(o runtime.Object) (P, error)
 
 	// Only kinds made at run time have the following. Coerce drops what the kind's schema
 	// does not know from an object that was just read, and lists it when asked to. An
 	// error is the answer to the client. Default runs after it, and has to coerce objects
 	// that come in without being read.
-	Coerce func(o *T, list bool) (unknown []string, err error)
+	Coerce func(o P, list bool) (unknown []string, err error)
 	// Loaded brings an object that the store held into the present version and form.
-	Loaded func(o *T)
+	Loaded func(o P)
 	// Closed refuses creates: the kind is about to go.
 	Closed bool
 }
@@ -115,21 +120,25 @@ const (
 )
 
 // ScaleHooks reads and writes replicas through the scale subresource.
-type ScaleHooks[T any] struct {
+type ScaleHooks[T any] = scaleOf[*T]
+
+type scaleOf[P any] struct {
 	// Spec returns the wanted replicas, Status the observed ones, Selector the
 	// pods' label selector in string form.
-	Spec     func(o *T) int32
-	SetSpec  func(o *T, replicas int32)
-	Status   func(o *T) int32
-	Selector func(o *T) string
+	Spec     func(o P) int32
+	SetSpec  func(o P, replicas int32)
+	Status   func(o P) int32
+	Selector func(o P) string
 }
 
 // Sub is the behaviour of a subresource that is written with the whole object.
-type Sub[T any] struct {
+type Sub[T any] = subOf[*T]
+
+type subOf[P any] struct {
 	// Prepare puts back from old everything that the subresource must not change.
-	Prepare func(o, old *T)
+	Prepare func(o, old P)
 	// Validate checks the outcome; nil means ValidateUpdate.
-	Validate func(o, old *T) field.ErrorList
+	Validate func(o, old P) field.ErrorList
 }
 
 // Column is one column of Table output.

@@ -76,10 +76,12 @@ type scaleHooks struct {
 }
 
 // Row ties behaviour to a built-in kind.
-func Row[T any](k api.Kind[T], h Hooks[T]) Resource { return row(k.Facts, h) }
+func Row[T any](k api.Kind[T], h Hooks[T]) Resource { return row(k.Facts, h, new(T)) }
 
 // DynamicRow ties behaviour to a kind made at run time; its objects are unstructured.
-func DynamicRow(f *api.Facts, h Hooks[unstructured.Unstructured]) Resource { return row(f, h) }
+func DynamicRow(f *api.Facts, h Hooks[unstructured.Unstructured]) Resource {
+	return row(f, h, new(unstructured.Unstructured))
+}
 
 // deprecation is what to tell users of a type that says that it is old.
 func deprecation(f *api.Facts, o any) string {
@@ -100,8 +102,8 @@ func deprecation(f *api.Facts, o any) string {
 }
 
 // row is the only place where objects become typed.
-func row[T any](f *api.Facts, h Hooks[T]) Resource {
-	r := Resource{Facts: f, FieldNames: h.FieldNames, shape: shapeOf(f), Warning: deprecation(f, new(T))}
+func row[P any](f *api.Facts, h hooks[P], zero P) Resource {
+	r := Resource{Facts: f, FieldNames: h.FieldNames, shape: shapeOf(f), Warning: deprecation(f, zero)}
 	r.hooks = behaviour{
 		setDefaults:    one(h.Default),
 		prepareCreate:  one(h.PrepareCreate),
@@ -129,7 +131,7 @@ func row[T any](f *api.Facts, h Hooks[T]) Resource {
 	}
 	if h.Coerce != nil {
 		r.hooks.coerce = func(o api.Object, list bool) ([]string, error) {
-			n, ok := any(o).(*T)
+			n, ok := any(o).(P)
 			if !ok { // the body of a subresource
 				return nil, nil
 			}
@@ -137,16 +139,16 @@ func row[T any](f *api.Facts, h Hooks[T]) Resource {
 		}
 	}
 	if h.Grace != nil {
-		r.hooks.grace = func(o api.Object, d *metav1.DeleteOptions) int64 { return h.Grace(any(o).(*T), d) }
+		r.hooks.grace = func(o api.Object, d *metav1.DeleteOptions) int64 { return h.Grace(any(o).(P), d) }
 	}
 	if h.Compute != nil {
 		r.hooks.compute = func(ctx context.Context, u User, o api.Object) (runtime.Object, error) {
-			return h.Compute(ctx, u, any(o).(*T))
+			return h.Compute(ctx, u, any(o).(P))
 		}
 	}
 	if h.ToStored != nil {
 		r.hooks.toStored = func(o api.Object) (api.Object, error) {
-			s, err := h.ToStored(any(o).(*T))
+			s, err := h.ToStored(any(o).(P))
 			if err != nil {
 				return nil, err
 			}
@@ -163,57 +165,58 @@ func row[T any](f *api.Facts, h Hooks[T]) Resource {
 	if s := h.Scale; s != nil {
 		r.hooks.scale = &scaleHooks{
 			spec: asked(s.Spec), status: asked(s.Status), selector: asked(s.Selector),
-			setSpec: func(o api.Object, n int32) { s.SetSpec(any(o).(*T), n) },
+			setSpec: func(o api.Object, n int32) { s.SetSpec(any(o).(P), n) },
 		}
 	}
 	if h.Columns == nil {
-		h.Columns = columns.Default[T]()
+		h.Columns = columns.DefaultOf[P]()
 	}
 	for _, c := range h.Columns {
 		r.Columns = append(r.Columns, AnyColumn{c.Name, c.Type, c.Format, c.Description, c.Wide,
-			func(o api.Object, now time.Time) any { return c.Cell(any(o).(*T), now) }})
+			func(o api.Object, now time.Time) any { return c.Cell(any(o).(P), now) }})
 	}
 	r.kind = cache.NewKind(cache.Kind{Facts: f, Fields: r.hooks.fields, FromStored: r.hooks.fromStored, Loaded: one(h.Loaded)})
 	return r
 }
 
-func one[T any](f func(*T)) func(api.Object) {
+func one[P any](f func(P)) func(api.Object) {
 	if f == nil {
 		return nil
 	}
-	return func(o api.Object) { f(any(o).(*T)) }
+	return func(o api.Object) { f(any(o).(P)) }
 }
 
-func two[T any](f func(_, _ *T)) func(_, _ api.Object) {
+func two[P any](f func(_, _ P)) func(_, _ api.Object) {
 	if f == nil {
 		return nil
 	}
-	return func(a, b api.Object) { f(any(a).(*T), any(b).(*T)) }
+	return func(a, b api.Object) { f(any(a).(P), any(b).(P)) }
 }
 
-func asked[T, R any](f func(*T) R) func(api.Object) R {
+func asked[P, R any](f func(P) R) func(api.Object) R {
 	if f == nil {
 		return nil
 	}
-	return func(o api.Object) R { return f(any(o).(*T)) }
+	return func(o api.Object) R { return f(any(o).(P)) }
 }
 
-func askedTwo[T, R any](f func(_, _ *T) R) func(_, _ api.Object) R {
+func askedTwo[P, R any](f func(_, _ P) R) func(_, _ api.Object) R {
 	if f == nil {
 		return nil
 	}
-	return func(a, b api.Object) R { return f(any(a).(*T), any(b).(*T)) }
+	return func(a, b api.Object) R { return f(any(a).(P), any(b).(P)) }
 }
 
 // warner keeps old nil on create.
-func warner[T any](f func(_, _ *T) []string) func(_, _ api.Object) []string {
+func warner[P any](f func(_, _ P) []string) func(_, _ api.Object) []string {
 	if f == nil {
 		return nil
 	}
 	return func(o, old api.Object) []string {
+		var none P
 		if old == nil {
-			return f(any(o).(*T), nil)
+			return f(any(o).(P), none)
 		}
-		return f(any(o).(*T), any(old).(*T))
+		return f(any(o).(P), any(old).(P))
 	}
 }
