@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -21,23 +22,12 @@ func addConfigFlag(f *pflag.FlagSet) {
 }
 
 // complete sets every flag that the command line leaves open, from the environment
-// (ORCH_ and the flag's name in capitals, - as _) or else from the config files.
-// Files are read in order: a later one wins, a key with a + behind it appends.
+// (ORCH_ and the flag's name in capitals, - as _; else k3s' name for it) or else from the
+// config files. Files are read in order: a later one wins, a key with a + behind it appends.
 func complete(f *pflag.FlagSet) error {
-	given := map[string]bool{}
-	f.Visit(func(flag *pflag.Flag) { given[flag.Name] = true })
-	var errs []error
-	f.VisitAll(func(flag *pflag.Flag) {
-		for _, name := range environment(flag.Name) {
-			if v, ok := os.LookupEnv(name); ok && !given[flag.Name] {
-				given[flag.Name] = true
-				if err := f.Set(flag.Name, v); err != nil {
-					errs = append(errs, usagef("environment variable %s: %w", name, err))
-				}
-			}
-		}
-	})
-	if err := errors.Join(errs...); err != nil {
+	given := givenFlags{}
+	f.Visit(func(flag *pflag.Flag) { given.add(flag.Name) })
+	if err := fromEnvironment(f, given); err != nil {
 		return err
 	}
 	values, err := readConfig(f.Lookup("config").Value.String(), f.Changed("config"))
@@ -61,19 +51,69 @@ func complete(f *pflag.FlagSet) error {
 	return nil
 }
 
-// environment lists the variables that may set a flag. ORCH_URL is the joining
-// agent's server, as K3S_URL is for k3s.
+// givenFlags are the flags that need no value from a weaker place.
+type givenFlags map[string]bool
+
+// instead are flags that say the same thing in two ways: one given on the command line
+// makes the other one from the environment or a file void.
+var instead = map[string]string{"token": "token-file", "token-file": "token"}
+
+func (g givenFlags) add(name string) {
+	g[name] = true
+	if other := instead[name]; other != "" {
+		g[other] = true
+	}
+}
+
+// fromEnvironment sets what is not given, and notes it.
+func fromEnvironment(f *pflag.FlagSet, given givenFlags) error {
+	var errs []error
+	var found []string
+	f.VisitAll(func(flag *pflag.Flag) {
+		if given[flag.Name] {
+			return
+		}
+		for _, name := range environment(flag.Name) {
+			v, ok := os.LookupEnv(name)
+			if !ok {
+				continue
+			}
+			found = append(found, flag.Name)
+			if err := f.Set(flag.Name, v); err != nil {
+				errs = append(errs, usagef("environment variable %s: %w", name, err))
+			}
+			return
+		}
+	})
+	for _, name := range found {
+		given.add(name)
+	}
+	return errors.Join(errs...)
+}
+
+// k3sNames are the flags that k3s takes from the environment, by what stands behind
+// K3S_ there; ORCH_ and the same works too. Other K3S_ variables mean nothing here.
+var k3sNames = map[string]string{
+	"config":                 "CONFIG_FILE",
+	"data-dir":               "DATA_DIR",
+	"node-name":              "NODE_NAME",
+	"resolv-conf":            "RESOLV_CONF",
+	"server":                 "URL",
+	"token":                  "TOKEN",
+	"token-file":             "TOKEN_FILE",
+	"write-kubeconfig":       "KUBECONFIG_OUTPUT",
+	"write-kubeconfig-group": "KUBECONFIG_GROUP",
+	"write-kubeconfig-mode":  "KUBECONFIG_MODE",
+}
+
+// environment lists the variables that may set a flag, the strongest first.
 func environment(flag string) []string {
 	names := []string{"ORCH_" + strings.ToUpper(strings.ReplaceAll(flag, "-", "_"))}
-	switch flag {
-	case "server":
-		names = append(names, "ORCH_URL")
-	case "config":
-		names = append(names, "ORCH_CONFIG_FILE")
-	case "write-kubeconfig":
-		names = append(names, "ORCH_KUBECONFIG_OUTPUT")
-	case "write-kubeconfig-mode":
-		names = append(names, "ORCH_KUBECONFIG_MODE")
+	if k3s := k3sNames[flag]; k3s != "" {
+		if own := "ORCH_" + k3s; own != names[0] {
+			names = append(names, own)
+		}
+		names = append(names, "K3S_"+k3s)
 	}
 	return names
 }
@@ -107,7 +147,8 @@ func readConfig(path string, required bool) ([]setting, error) {
 		if err := yaml.Unmarshal(b, &content); err != nil {
 			return nil, usagef("%s: %w", file, err)
 		}
-		for key, v := range content {
+		for _, key := range slices.Sorted(maps.Keys(content)) { // "key" before "key+"
+			v := content[key]
 			values, err := scalars(v)
 			if err != nil {
 				return nil, usagef("%s: key %q: %w", file, key, err)

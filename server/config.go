@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	accounts "os/user"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -30,8 +31,10 @@ type Config struct {
 	TLSSAN           []string
 	// WriteKubeconfig empty writes none.
 	WriteKubeconfig, WriteKubeconfigMode string
-	DisableAgent                         bool
-	ClusterCIDR, ServiceCIDR             string
+	// WriteKubeconfigGroup is a name or number; empty leaves the file to root's group.
+	WriteKubeconfigGroup     string
+	DisableAgent             bool
+	ClusterCIDR, ServiceCIDR string
 	// ClusterDNS empty is the tenth address of ServiceCIDR.
 	ClusterDNS, ClusterDomain string
 	ServiceNodePortRange      string
@@ -54,6 +57,7 @@ func (c *Config) AddFlags(f *pflag.FlagSet) {
 	f.StringSliceVar(&c.TLSSAN, "tls-san", nil, "further names or addresses for the API's certificate")
 	f.StringVarP(&c.WriteKubeconfig, "write-kubeconfig", "o", "/etc/orch/orch.yaml", "where to write the administrator's kubeconfig")
 	f.StringVar(&c.WriteKubeconfigMode, "write-kubeconfig-mode", "0600", "file mode of the kubeconfig")
+	f.StringVar(&c.WriteKubeconfigGroup, "write-kubeconfig-group", "", "group that the kubeconfig belongs to, such as one whose members may use it with mode 0640")
 	f.BoolVar(&c.DisableAgent, "disable-agent", false, "run no node on this host")
 	f.StringVar(&c.ClusterCIDR, "cluster-cidr", "10.42.0.0/16", "addresses of pods")
 	f.StringVar(&c.ServiceCIDR, "service-cidr", "10.43.0.0/16", "addresses of Services")
@@ -74,6 +78,8 @@ type resolved struct {
 	clusterCIDR, serviceCIDR netip.Prefix
 	firstPort, lastPort      int
 	kubeconfigMode           os.FileMode
+	// kubeconfigGroup is -1 where it is left as it is.
+	kubeconfigGroup int
 }
 
 // Validate says what is wrong and how to mend it.
@@ -119,12 +125,30 @@ func (r *resolved) resolvePlaces() error {
 		return fmt.Errorf("--write-kubeconfig-mode %q is no file mode such as 0600", r.WriteKubeconfigMode)
 	}
 	r.kubeconfigMode = os.FileMode(mode)
+	if r.kubeconfigGroup, err = groupID(r.WriteKubeconfigGroup); err != nil {
+		return fmt.Errorf("--write-kubeconfig-group: %w", err)
+	}
 	for _, d := range r.Disable {
 		if !slices.Contains(disableable, d) {
 			return fmt.Errorf("--disable: there is no part %q; known are %s", d, strings.Join(disableable, ", "))
 		}
 	}
 	return nil
+}
+
+// groupID takes a group's name or number; -1 if there is none.
+func groupID(group string) (int, error) {
+	if group == "" {
+		return -1, nil
+	}
+	if n, err := strconv.ParseUint(group, 10, 31); err == nil {
+		return int(n), nil
+	}
+	g, err := accounts.LookupGroup(group)
+	if err != nil {
+		return -1, fmt.Errorf("there is no group %q on this host", group)
+	}
+	return strconv.Atoi(g.Gid)
 }
 
 func (r *resolved) resolveNode() error {

@@ -324,8 +324,16 @@ func (s *Server) writeKubeconfig() error {
 	if err != nil {
 		return err
 	}
-	if old, err := os.ReadFile(s.cfg.WriteKubeconfig); err == nil && string(old) == string(b) {
-		return os.Chmod(s.cfg.WriteKubeconfig, s.cfg.kubeconfigMode)
+	path, group := s.cfg.WriteKubeconfig, s.cfg.kubeconfigGroup
+	if old, err := os.ReadFile(path); err != nil || string(old) != string(b) {
+		if err := pki.WriteFile(path, b, 0o600); err != nil {
+			return err
+		}
 	}
-	return pki.WriteFile(s.cfg.WriteKubeconfig, b, s.cfg.kubeconfigMode)
+	if group >= 0 {
+		if err := os.Chown(path, -1, group); err != nil {
+			return fmt.Errorf("giving %s to its group: %w", path, err)
+		}
+	}
+	return os.Chmod(path, s.cfg.kubeconfigMode) // after its group: never open to another one
 }

@@ -8,10 +8,8 @@ import (
 	apiext "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	"k8s.io/apiextensions-apiserver/pkg/apiserver/schema"
 	v2 "k8s.io/apiextensions-apiserver/pkg/controller/openapi/v2"
-	generated "k8s.io/apiextensions-apiserver/pkg/generated/openapi"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/managedfields"
-	"k8s.io/kube-openapi/pkg/common"
 	"k8s.io/kube-openapi/pkg/validation/spec"
 )
 
@@ -108,32 +106,6 @@ func (v *version) listModel(ref string) *spec.Schema {
 	s.SetProperty("kind", *spec.StringProperty().WithDescription(about["kind"]))
 	s.AddExtension(gvkKey, v.gvkExtension(v.definition.names.ListKind))
 	return s
-}
-
-// metaModels are the schemas of the types of meta/v1 named, and of what they are made of.
-func metaModels(ref string, names ...string) map[string]*spec.Schema {
-	all := generated.GetOpenAPIDefinitions(func(name string) spec.Ref { return spec.MustCreateRef(ref + name) })
-	out := map[string]*spec.Schema{}
-	var add func(name string)
-	add = func(name string) {
-		d, ok := all[name]
-		if !ok || out[name] != nil {
-			return
-		}
-		s := d.Schema
-		if v3, ok := s.Extensions[common.ExtensionV2Schema].(spec.Schema); ok && ref == refV2 {
-			s = v3
-		}
-		delete(s.Extensions, common.ExtensionV2Schema)
-		out[name] = &s
-		for _, n := range d.Dependencies {
-			add(n)
-		}
-	}
-	for _, n := range names {
-		add(metaPackage + n)
-	}
-	return out
 }
 
 // typeConverter knows the kind's fields for server-side apply.

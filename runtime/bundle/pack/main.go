@@ -1,6 +1,7 @@
 // Command pack compresses programs into the folder that package bundle embeds
 // and writes their checksums: with the host's zstd where there is one, which packs
-// an eighth closer than the Go package does. Only scripts/bundle runs it.
+// an eighth closer than the Go package does. Files come into place whole, by rename: a
+// build that was interrupted leaves the ones before. Only scripts/bundle runs it.
 package main
 
 import (
@@ -33,14 +34,22 @@ func pack(dir string, programs []string) error {
 		}
 		name := filepath.Base(p)
 		sums += fmt.Sprintf("%x  %s\n", sha256.Sum256(raw), name)
-		if err := compress(p, raw, filepath.Join(dir, name+".zst")); err != nil {
-			return fmt.Errorf("compressing %s: %w", name, err)
+		if err := whole(filepath.Join(dir, name+".zst"), func(path string) error { return compress(p, raw, path) }); err != nil {
+			return err
 		}
 	}
-	if err := os.WriteFile(filepath.Join(dir, "SHA256SUMS"), []byte(sums), 0o644); err != nil {
-		return fmt.Errorf("writing checksums: %w", err)
+	list := filepath.Join(dir, "SHA256SUMS")
+	return whole(list, func(path string) error { return os.WriteFile(path, []byte(sums), 0o644) })
+}
+
+// whole makes path by write, which is given another name for it.
+func whole(path string, write func(path string) error) error {
+	part := fmt.Sprintf("%s.%d.part", path, os.Getpid())
+	defer os.Remove(part) // gone after the rename
+	if err := write(part); err != nil {
+		return fmt.Errorf("writing %s: %w", path, err)
 	}
-	return nil
+	return os.Rename(part, path)
 }
 
 // compress writes what the file in holds, which is raw, to out.
