@@ -17,6 +17,7 @@ import (
 	"orch/api"
 	"orch/api/client"
 	"orch/server/access"
+	"orch/server/admission/policy"
 	"orch/server/admission/quota"
 	"orch/server/admission/webhooks"
 	"orch/server/allocate"
@@ -59,6 +60,7 @@ type List struct {
 	security *podSecurity
 	quota    *quota.Guard
 	webhooks *webhooks.Webhooks
+	policies *policy.Policies
 	ready    chan struct{}
 
 	// byKind has, in order, the steps of each built-in kind; others has those for all.
@@ -84,6 +86,7 @@ func New(cfg Config) (*List, error) {
 		cfg: cfg, cache: cfg.Cache, accounts: newSignal(), security: security,
 		quota: quota.NewGuard(cfg.Cache, cfg.Now), ready: make(chan struct{}),
 		webhooks: webhooks.New(webhooks.Config{Cache: cfg.Cache, Registry: cfg.Registry, Client: cfg.Webhooks, Authorizer: rights{cfg.Access}}),
+		policies: policy.New(policy.Config{Cache: cfg.Cache, Registry: cfg.Registry, Authorizer: rights{cfg.Access}}),
 		byKind:   map[*api.Facts][]step{},
 	}
 	for _, s := range l.steps() {
@@ -145,7 +148,9 @@ func (l *List) steps() []step {
 		{name: "DefaultIngressClass", kinds: []*api.Facts{api.Ingresses.Facts}, admit: l.defaultIngressClass},
 		// What users define comes here, after everything of ours that completes an
 		// object; validating ones before the two that take something.
+		{name: policy.MutatingStep, admit: l.policies.Admit},
 		{name: webhooks.Step, admit: l.webhooks.Admit, users: true},
+		{name: policy.Step, validate: l.policies.Validate},
 		{name: "ValidatingAdmissionWebhook", validate: l.webhooks.Validate},
 		{name: "ServiceAllocation", kinds: services, admit: l.serviceAllocation},
 		{name: "ResourceQuota", validate: l.resourceQuota},
@@ -160,6 +165,9 @@ func (l *List) Run(ctx context.Context) error {
 	}
 	if err == nil {
 		err = l.webhooks.Follow(ctx)
+	}
+	if err == nil {
+		err = l.policies.Follow(ctx)
 	}
 	if err != nil {
 		if ctx.Err() != nil {
@@ -206,8 +214,10 @@ func (l *List) Validate(ctx context.Context, a *registry.Attributes) error {
 	return nil
 }
 
-// WriteMetrics writes the numbers about users' webhooks.
-func (l *List) WriteMetrics(w io.Writer) error { return l.webhooks.WriteMetrics(w) }
+// WriteMetrics writes the numbers about users' webhooks and policies.
+func (l *List) WriteMetrics(w io.Writer) error {
+	return errors.Join(l.webhooks.WriteMetrics(w), l.policies.WriteMetrics(w))
+}
 
 func (l *List) of(a *registry.Attributes) []step {
 	if s, ok := l.byKind[a.Resource.Facts]; ok {

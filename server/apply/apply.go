@@ -54,10 +54,11 @@ type Applier struct {
 	managers map[Manager]*managedfields.FieldManager
 	taught   map[*api.Facts]func() (managedfields.TypeConverter, error)
 	dynamic  map[*api.Facts]*dynamicTypes
+	typed    map[*api.Facts]*kindTypes
 }
 
 // New returns an Applier whose managedFields carry the times of now.
 func New(now func() time.Time) *Applier {
-	return &Applier{now: now, plans: map[*api.Facts]*kindPlan{}, managers: map[Manager]*managedfields.FieldManager{}, dynamic: map[*api.Facts]*dynamicTypes{}, taught: map[*api.Facts]func() (managedfields.TypeConverter, error){},
+	return &Applier{now: now, plans: map[*api.Facts]*kindPlan{}, managers: map[Manager]*managedfields.FieldManager{}, dynamic: map[*api.Facts]*dynamicTypes{}, typed: map[*api.Facts]*kindTypes{}, taught: map[*api.Facts]func() (managedfields.TypeConverter, error){},
 		sets: setCache{sets: map[string]*fieldpath.Set{}}}
 }

@@ -3,6 +3,7 @@ package registry
 import (
 	"reflect"
 
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
@@ -70,4 +71,10 @@ func (r *Registry) Convert(o api.Object, from, to *api.Facts) (api.Object, error
 		return b.hooks.fromStored(o)
 	}
 	return o, nil
+}
+
+// Merge sets in an object of a kind what a configuration says, by the kind's schema: see
+// apply.Applier.Merge.
+func (r *Registry) Merge(f *api.Facts, live runtime.Object, configuration *unstructured.Unstructured) (*unstructured.Unstructured, error) {
+	return r.apply.Merge(f, live, configuration)
 }
