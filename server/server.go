@@ -27,6 +27,7 @@ import (
 	"orch/server/access/upkeep"
 	"orch/server/admission"
 	"orch/server/admission/quota"
+	"orch/server/aggregator"
 	"orch/server/allocate"
 	"orch/server/backend"
 	"orch/server/bootstrap"
@@ -46,23 +47,24 @@ var loopback = registry.User{Name: "system:apiserver", Groups: []string{api.Grou
 
 // Server is a control plane. Make it with New, add Parts, then Run it once.
 type Server struct {
-	cfg      *resolved
-	log      *slog.Logger
-	listener net.Listener
-	pki      *pki.PKI
-	registry *registry.Registry
-	access   *access.Access
-	admit    *admission.List
-	webhooks *webhook.Client
-	boot     *bootstrap.Bootstrap
-	tunnel   *tunnel.Tunnel
-	backends *backend.Backends
-	rest     *rest.Server
-	flow     *flow.Control
-	crd      *crd.Controller
-	upkeep   *reconcile.Loop
-	loops    []*reconcile.Loop // whose numbers /metrics shows
-	more     []Part
+	cfg        *resolved
+	log        *slog.Logger
+	listener   net.Listener
+	pki        *pki.PKI
+	registry   *registry.Registry
+	access     *access.Access
+	admit      *admission.List
+	webhooks   *webhook.Client
+	boot       *bootstrap.Bootstrap
+	tunnel     *tunnel.Tunnel
+	backends   *backend.Backends
+	aggregator *aggregator.Aggregator
+	rest       *rest.Server
+	flow       *flow.Control
+	crd        *crd.Controller
+	upkeep     *reconcile.Loop
+	loops      []*reconcile.Loop // whose numbers /metrics shows
+	more       []Part
 	// serving closes when the control plane itself is up, ready when the added parts are too.
 	serving, ready chan struct{}
 }
@@ -129,7 +131,7 @@ func (s *Server) assemble(store datastore.Store) (err error) {
 	s.registry.SetAdmission(s.admit)
 	s.boot, err = bootstrap.New(bootstrap.Config{
 		Client: self, Address: s.cfg.advertise, Port: int32(s.Port()), ServiceCIDR: s.cfg.serviceCIDR, ServiceIP: services.FirstIP(),
-		DNS: s.cfg.dns, NoDNS: s.cfg.without("coredns"), ServerCA: s.pki.ServerCA(), ClientCA: s.pki.ClientCA(),
+		DNS: s.cfg.dns, NoDNS: s.cfg.without("coredns"), ServerCA: s.pki.ServerCA(), ClientCA: s.pki.ClientCA(), FrontProxyCA: s.pki.FrontProxyCA(), FrontProxy: pki.AuthProxyName,
 	})
 	if err != nil {
 		return err
@@ -147,6 +149,11 @@ func (s *Server) assemble(store datastore.Store) (err error) {
 	if err != nil {
 		return err
 	}
+	s.aggregator, err = aggregator.New(aggregator.Config{Client: self, Backends: s.backends, Certificate: s.pki.FrontProxy, Kinds: s.Kinds, Changed: s.KindsChanged, Log: s.log})
+	if err != nil {
+		return err
+	}
+	s.Measure(s.aggregator.Loop())
 	if err := s.assembleREST(self); err != nil {
 		return err
 	}
@@ -176,7 +183,7 @@ func (s *Server) assembleREST(self *client.Client) error {
 		return err
 	}
 	s.rest, err = rest.New(rest.Config{
-		Registry: s.registry, Authenticator: s.access, Authorizer: s.access, Nodes: s.tunnel, Backends: s.backends,
+		Registry: s.registry, Authenticator: s.access, Authorizer: s.access, Nodes: s.tunnel, Backends: s.backends, Aggregator: s.aggregator,
 		Handlers: map[string]http.Handler{
 			api.PathCACerts: http.HandlerFunc(joins.CACerts), api.PathJoin: joins, api.PathTunnel: s.tunnel,
 		},
@@ -254,6 +261,7 @@ func (s *Server) parts() []Part {
 		{Name: "custom resources", Run: s.crd.Run, Ready: s.crd.Ready()},
 		{Name: "tunnel", Run: s.tunnel.Run},
 		{Name: "API", Run: s.rest.Run},
+		{Name: "aggregation", Run: s.aggregator.Run},
 		{Name: "upkeep", Run: s.upkeep.Run, Ready: s.flow.Synced()},
 		{Name: "readiness", Run: s.serve, Ready: s.serving},
 	}

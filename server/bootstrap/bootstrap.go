@@ -34,8 +34,10 @@ type Config struct {
 	ServiceIP, DNS netip.Addr
 	// NoDNS leaves the kube-dns Service out.
 	NoDNS bool
-	// ServerCA and ClientCA as PEM.
-	ServerCA, ClientCA []byte
+	// ServerCA, ClientCA and FrontProxyCA as PEM.
+	ServerCA, ClientCA, FrontProxyCA []byte
+	// FrontProxy is the name in the API's certificate as a front proxy.
+	FrontProxy string
 }
 
 // Bootstrap is made by New and does its work in Run.

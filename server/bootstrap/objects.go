@@ -115,13 +115,29 @@ func (c Config) configMaps() []*core.ConfigMap {
 	return []*core.ConfigMap{
 		{
 			ObjectMeta: metav1.ObjectMeta{Namespace: api.NamespaceSystem, Name: authenticationConfigMap},
-			Data:       map[string]string{"client-ca-file": string(c.ClientCA)},
+			Data:       c.authentication(),
 		},
 		{
 			ObjectMeta: metav1.ObjectMeta{Namespace: api.NamespacePublic, Name: clusterInfoConfigMap},
 			Data:       map[string]string{"kubeconfig": clusterInfo(c.ServerCA, c.Address, c.Port)},
 		},
 	}
+}
+
+// authentication says whom the API server trusts: clients by their certificates, and
+// front proxies, which say whom a request is from.
+func (c Config) authentication() map[string]string {
+	data := map[string]string{"client-ca-file": string(c.ClientCA)}
+	if len(c.FrontProxyCA) == 0 {
+		return data
+	}
+	data["requestheader-client-ca-file"] = string(c.FrontProxyCA)
+	data["requestheader-allowed-names"] = fmt.Sprintf("[%q]", c.FrontProxy)
+	data["requestheader-username-headers"] = `["X-Remote-User"]`
+	data["requestheader-uid-headers"] = `["X-Remote-Uid"]`
+	data["requestheader-group-headers"] = `["X-Remote-Group"]`
+	data["requestheader-extra-headers-prefix"] = `["X-Remote-Extra-"]`
+	return data
 }
 
 func clusterInfo(ca []byte, at netip.Addr, port int32) string {

@@ -7,6 +7,7 @@ import (
 
 	"orch/api/client"
 	"orch/server/access"
+	"orch/server/aggregator"
 	"orch/server/flow"
 	"orch/server/registry"
 	"orch/server/rest/wire"
@@ -83,6 +84,8 @@ type request struct {
 	warn  warnings
 	// ticket is its place among the requests that are served.
 	ticket flow.Ticket
+	// remote is the server that answers in our stead; nil for none.
+	remote *aggregator.Route
 	// code is what was answered; 200 unless somebody says else.
 	code int
 }
@@ -135,7 +138,7 @@ func (q *request) longLived() bool {
 	case "log":
 		return truth(q.query, "follow")
 	}
-	return q.verb == "watch"
+	return q.verb == "watch" || q.remote != nil && q.Header.Get("Upgrade") != ""
 }
 
 // target is what the registry calls the object.

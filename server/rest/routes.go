@@ -97,6 +97,9 @@ func (s *Server) admitted(w http.ResponseWriter, r *http.Request, user registry.
 		return s.page(w, r, user)
 	}
 	q := &request{Request: r, address: a, w: w, user: user, query: query, verb: verbOf(r, a, query), code: http.StatusOK}
+	if q.remote = s.remote(a.group, a.version); q.remote != nil && q.verb == "" {
+		q.verb = strings.ToLower(r.Method) // the other server knows what it means
+	}
 	if q.verb == "" {
 		return wire.MethodNotAllowed()
 	}
@@ -153,6 +156,12 @@ func (s *Server) serveLasting(q *request) error {
 func (s *Server) dispatch(q *request) error {
 	if err := s.authorize(q.Context(), q.attributes()); err != nil {
 		return err
+	}
+	if q.remote != nil {
+		return s.connected(q, func() error {
+			q.code = q.remote.Serve(q.w, q.Request, q.user)
+			return nil
+		})
 	}
 	verb, err := s.route(q)
 	if err != nil {
@@ -293,6 +302,10 @@ func (s *Server) page(w http.ResponseWriter, r *http.Request, user registry.User
 	}
 	if h := s.protected.find(path); h != nil {
 		h.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), userKey{}, user)))
+		return nil
+	}
+	if t := s.remoteRoot(path); t != nil {
+		t.Serve(w, r, user)
 		return nil
 	}
 	if r.Method != http.MethodGet && r.Method != http.MethodHead {

@@ -13,6 +13,7 @@ import (
 
 	"orch/api"
 	"orch/server/access"
+	"orch/server/aggregator"
 	"orch/server/backend"
 	"orch/server/flow"
 	"orch/server/registry"
@@ -45,6 +46,8 @@ type Config struct {
 	Nodes connect.Dialer
 	// Backends reaches pods and services; nil where there is no network of pods.
 	Backends *backend.Backends
+	// Aggregator knows the versions that other servers answer for; nil for none.
+	Aggregator *aggregator.Aggregator
 	// Handlers are routes that do their own authentication, by path, or by prefix if
 	// it ends in a slash.
 	Handlers map[string]http.Handler
@@ -117,7 +120,11 @@ func New(c Config) (*Server, error) {
 	}
 	s := &Server{config: c, log: c.Log, now: c.Now, flow: c.Flow, documents: docs, connect: connect.New(c.Registry, c.Nodes, c.Backends)}
 	s.draining, s.drain = context.WithCancel(context.Background())
-	s.discovery = discovery.New(kinds{c.Registry})
+	s.discovery = discovery.New(kinds{c.Registry}, nil)
+	if c.Aggregator != nil {
+		s.discovery = discovery.New(kinds{c.Registry}, c.Aggregator)
+		docs.SetOthers(others{c.Aggregator})
+	}
 	pages := health.Pages(c.Checks, s.draining, c.Log)
 	pages["/version"] = s.versionPage()
 	pages["/version/"] = pages["/version"]

@@ -19,6 +19,12 @@ func aggregated(groups []group) *apidiscovery.APIGroupDiscoveryList {
 			for _, f := range v.kinds {
 				version.Resources = append(version.Resources, resource(f))
 			}
+			if v.others != nil {
+				version.Resources = v.others.Resources
+				if v.others.Stale {
+					version.Freshness = apidiscovery.DiscoveryFreshnessStale
+				}
+			}
 			item.Versions = append(item.Versions, version)
 		}
 		list.Items = append(list.Items, item)

@@ -1,25 +1,33 @@
 // Package discovery tells clients which groups, versions and resources there
 // are: the old documents (/api, /apis, /apis/GROUP, /apis/GROUP/VERSION) and the
-// aggregated one. Documents are made from the kind table when it has changed, and
-// kept as bytes. It refuses to know requests: see Documents.Find and ServeHTTP.
+// aggregated one. Documents are made from the kind table, and from what other servers
+// say of the versions that they answer for, when that has changed, and kept as bytes.
+// It refuses to know requests: see Documents.Find and ServeHTTP.
 package discovery
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/base64"
+	"math"
 	"slices"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/version"
 
 	"orch/api"
+	"orch/server/aggregator"
 	"orch/server/rest/surface"
 )
 
-// groupVersion is what one version of one group serves, in the table's order.
+// groupVersion is what one version of one group serves, in the table's order. others
+// is set where another server answers for it.
 type groupVersion struct {
 	schema.GroupVersion
-	kinds []*api.Facts
+	kinds    []*api.Facts
+	others   *aggregator.Version
+	priority api.Priority
 }
 
 // group is one API group with its versions, the preferred one first.
@@ -28,23 +36,56 @@ type group struct {
 	versions []groupVersion
 }
 
-// groupsOf sorts kinds into groups; both keep the order of the table, which is
-// the order of preference.
-func groupsOf(kinds []*api.Facts) []group {
+// groupsOf sorts kinds, and the versions of others, into groups: those and their
+// versions by priority, kinds as in the table. What another server answers for takes
+// the place of a version of ours.
+func groupsOf(kinds []*api.Facts, others []aggregator.Version) []group {
 	var groups []group
-	for _, f := range kinds {
-		g := slices.IndexFunc(groups, func(g group) bool { return g.name == f.Group })
+	find := func(gv schema.GroupVersion) *groupVersion {
+		g := slices.IndexFunc(groups, func(g group) bool { return g.name == gv.Group })
 		if g < 0 {
-			g, groups = len(groups), append(groups, group{name: f.Group})
+			g, groups = len(groups), append(groups, group{name: gv.Group})
 		}
 		versions := &groups[g].versions
-		v := slices.IndexFunc(*versions, func(v groupVersion) bool { return v.Version == f.Version })
+		v := slices.IndexFunc(*versions, func(v groupVersion) bool { return v.Version == gv.Version })
 		if v < 0 {
-			v, *versions = len(*versions), append(*versions, groupVersion{GroupVersion: f.GroupVersion()})
+			v, *versions = len(*versions), append(*versions, groupVersion{GroupVersion: gv})
 		}
-		(*versions)[v].kinds = append((*versions)[v].kinds, f)
+		return &(*versions)[v]
 	}
+	for i := range others {
+		v := find(others[i].GroupVersion)
+		v.others, v.priority = &others[i], others[i].Priority
+	}
+	for _, f := range kinds {
+		v := find(f.GroupVersion())
+		if v.others != nil {
+			continue
+		}
+		v.kinds = append(v.kinds, f)
+		var known bool
+		if v.priority, known = api.PriorityOf(f); !known { // the group of APIServices themselves
+			v.priority.Group = math.MaxInt32
+		}
+	}
+	for _, g := range groups {
+		slices.SortStableFunc(g.versions, func(a, b groupVersion) int {
+			return cmp.Or(cmp.Compare(b.priority.Version, a.priority.Version), version.CompareKubeAwareVersionStrings(b.Version, a.Version))
+		})
+	}
+	slices.SortStableFunc(groups, func(a, b group) int {
+		return cmp.Or(cmp.Compare(b.priority(), a.priority()), cmp.Compare(a.name, b.name))
+	})
 	return groups
+}
+
+// priority is that of the group's foremost version.
+func (g group) priority() int32 {
+	best := int32(math.MinInt32)
+	for _, v := range g.versions {
+		best = max(best, v.priority.Group)
+	}
+	return best
 }
 
 func (g group) document() metav1.APIGroup {

@@ -41,7 +41,7 @@ const v2 = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList
 
 // The whole surface, one line each resource: what clients can see is reviewed here.
 func TestSurface(t *testing.T) {
-	d := New(&table{kinds: api.All()})
+	d := New(&table{kinds: api.All()}, nil)
 	var text strings.Builder
 	for _, path := range []string{"/api", "/apis"} {
 		w := ask(d, path, v2+",application/json")
@@ -85,7 +85,7 @@ func line(b *strings.Builder, name string, k *metav1.GroupVersionKind, scope str
 }
 
 func TestOldDocuments(t *testing.T) {
-	d := New(&table{kinds: api.All()})
+	d := New(&table{kinds: api.All()}, nil)
 	w := ask(d, "/api/v1", "application/json")
 	var list metav1.APIResourceList
 	if err := json.Unmarshal(w.Body.Bytes(), &list); err != nil {
@@ -107,7 +107,7 @@ func TestOldDocuments(t *testing.T) {
 
 // An object in the old form of a client that prefers it is not the aggregated one.
 func TestPreferenceAndETag(t *testing.T) {
-	d := New(&table{kinds: api.All()})
+	d := New(&table{kinds: api.All()}, nil)
 	if w := ask(d, "/apis", "application/json,"+v2); !strings.Contains(w.Body.String(), `"kind":"APIGroupList"`) {
 		t.Errorf("plain JSON first: %s", w.Body.String()[:80])
 	}
@@ -122,7 +122,7 @@ func TestPreferenceAndETag(t *testing.T) {
 
 func TestChangedTable(t *testing.T) {
 	tab := &table{kinds: api.All(), changed: make(chan struct{})}
-	d := New(tab)
+	d := New(tab, nil)
 	if d.Serves("/apis/x.io/v1") {
 		t.Fatal("serves a group that is not there")
 	}

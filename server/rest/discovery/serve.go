@@ -1,6 +1,7 @@
 package discovery
 
 import (
+	"context"
 	"crypto/sha256"
 	"encoding/json"
 	"fmt"
@@ -14,6 +15,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"orch/api"
+	"orch/server/aggregator"
 	"orch/server/rest/wire"
 )
 
@@ -25,14 +27,24 @@ type Table interface {
 	Changed() <-chan struct{}
 }
 
+// Others are the servers that answer for further versions.
+type Others interface {
+	// Refresh asks those that were not asked for long.
+	Refresh(ctx context.Context)
+	// Versions lists what they answer for; the channel closes when that changes.
+	Versions() ([]aggregator.Version, <-chan struct{})
+}
+
 // Documents serves discovery. Make it with New.
 type Documents struct {
-	table Table
+	table  Table
+	others Others
 
 	mu sync.Mutex
-	// made from the table as of changed; guarded by mu, as is changed.
-	made    *set
-	changed <-chan struct{}
+	// made from the table as of changed, and from what others said; guarded by mu, as are
+	// the channels.
+	made                   *set
+	changed, othersChanged <-chan struct{}
 }
 
 // set is all documents of one state of the table.
@@ -52,8 +64,8 @@ type document struct {
 	etag string
 }
 
-// New serves what table holds.
-func New(table Table) *Documents { return &Documents{table: table} }
+// New serves what table holds, and what others do; nil for none.
+func New(table Table, others Others) *Documents { return &Documents{table: table, others: others} }
 
 func (d *Documents) current() *set {
 	d.mu.Lock()
@@ -61,21 +73,27 @@ func (d *Documents) current() *set {
 	select {
 	case <-d.changed:
 		d.made = nil
+	case <-d.othersChanged:
+		d.made = nil
 	default:
 	}
 	if d.made == nil {
 		d.changed = d.table.Changed() // taken before looking, so that no change is missed
-		d.made = build(d.table.Kinds())
+		var others []aggregator.Version
+		if d.others != nil {
+			others, d.othersChanged = d.others.Versions()
+		}
+		d.made = build(d.table.Kinds(), others)
 	}
 	return d.made
 }
 
-func build(kinds []*api.Facts) *set {
+func build(kinds []*api.Facts, more []aggregator.Version) *set {
 	s := &set{objects: map[string]runtime.Object{}, grouped: map[string]*apidiscovery.APIGroupDiscoveryList{}, encoded: map[string]document{}}
 	core := &metav1.APIVersions{ServerAddressByClientCIDRs: []metav1.ServerAddressByClientCIDR{}}
 	list := &metav1.APIGroupList{Groups: []metav1.APIGroup{}}
 	var cores, others []group
-	for _, g := range groupsOf(kinds) {
+	for _, g := range groupsOf(kinds, more) {
 		base := "apis/" + g.name
 		if g.name == "" {
 			base, cores = "api", append(cores, g)
@@ -88,7 +106,9 @@ func build(kinds []*api.Facts) *set {
 			s.objects[base] = &doc
 		}
 		for _, v := range g.versions {
-			s.objects[base+"/"+v.Version] = v.document()
+			if v.others == nil {
+				s.objects[base+"/"+v.Version] = v.document()
+			}
 		}
 	}
 	s.objects["api"], s.objects["apis"] = core, list
@@ -115,7 +135,14 @@ func (d *Documents) Paths() []string {
 // ServeHTTP answers a path that Serves.
 func (d *Documents) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	path := strings.Trim(r.URL.Path, "/")
+	if d.others != nil {
+		d.others.Refresh(r.Context())
+	}
 	s := d.current()
+	if s.objects[path] == nil { // it went just now
+		wire.WriteError(w, r, wire.NotFound())
+		return
+	}
 	w.Header().Add("Vary", "Accept")
 	if s.grouped[path] != nil {
 		for part := range strings.SplitSeq(r.Header.Get("Accept"), ",") {

@@ -8,6 +8,7 @@ package openapi
 
 import (
 	"bytes"
+	"context"
 	"embed"
 	"encoding/json"
 	"fmt"
@@ -42,7 +43,21 @@ type Documents struct {
 	byName map[string]Document
 	// base is the embedded document of version 2.
 	base Document
+	// others add theirs to every answer; nil for none.
+	others   Others
+	fittings fittings
 }
+
+// Others give the documents of other servers.
+type Others interface {
+	// V2 lists what is to be added to the document of version 2.
+	V2(ctx context.Context) []Document
+	// V3 gives documents of version 3 by path: apis/GROUP/VERSION. They come before ours.
+	V3(ctx context.Context) map[string]Document
+}
+
+// SetOthers adds the documents of other servers. Call it before anything is served.
+func (d *Documents) SetOthers(o Others) { d.others = o }
 
 // New takes up the embedded documents; it reads only their index.
 func New() (*Documents, error) {
@@ -118,7 +133,7 @@ func (d *Documents) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case path == "v3":
 		d.serveIndex(w, r)
 	case path == "v2", strings.HasPrefix(path, "v3/"):
-		doc, ok := d.documents()[path]
+		doc, ok := d.find(r.Context(), path)
 		if !ok {
 			http.NotFound(w, r)
 			return
@@ -138,6 +153,24 @@ func (d *Documents) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
+// find looks a document up, among those of other servers first.
+func (d *Documents) find(ctx context.Context, name string) (Document, bool) {
+	doc, ok := d.documents()[name]
+	if d.others == nil {
+		return doc, ok
+	}
+	if name == "v2" {
+		return d.joined(doc, d.others.V2(ctx)), ok
+	}
+	path := strings.TrimPrefix(name, "v3/")
+	if strings.HasPrefix(path, "apis/") && strings.Count(path, "/") == 2 {
+		if theirs, found := d.others.V3(ctx)[path]; found {
+			return theirs, true
+		}
+	}
+	return doc, ok
+}
+
 func link(path, hash string) string { return "/openapi/" + path + "?hash=" + url.QueryEscape(hash) }
 
 func (d *Documents) serveIndex(w http.ResponseWriter, r *http.Request) {
@@ -148,6 +181,11 @@ func (d *Documents) serveIndex(w http.ResponseWriter, r *http.Request) {
 	for name, doc := range d.documents() {
 		if path, ok := strings.CutPrefix(name, "v3/"); ok {
 			paths[path] = entry{link(name, doc.Hash)}
+		}
+	}
+	if d.others != nil {
+		for path, doc := range d.others.V3(r.Context()) {
+			paths[path] = entry{link("v3/"+path, doc.Hash)}
 		}
 	}
 	data, err := json.Marshal(map[string]any{"paths": paths})

@@ -1,0 +1,414 @@
+package server
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/gorilla/websocket"
+	core "k8s.io/api/core/v1"
+	discovery "k8s.io/api/discovery/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	apireg "k8s.io/kube-aggregator/pkg/apis/apiregistration/v1"
+
+	"orch/agent/stream"
+	"orch/api"
+	"orch/api/client"
+	"orch/datastore/memory"
+	"orch/runtime/fakeengine"
+	"orch/server/aggregator/extensiontest"
+	"orch/server/registry"
+
+	"net"
+	"net/netip"
+)
+
+// fakeNode is a joined node on which the extension server runs: all its pods' addresses
+// lead there.
+func fakeNode(t *testing.T, s *Server, address string) {
+	t.Helper()
+	agent, err := stream.New(stream.Config{Pods: nowhere{}, Engine: fakeengine.New(fakeengine.Options{}), Dialer: nowhere{}, Reach: func(netip.Addr) bool { return true }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	stop := s.Tunnel().Local("far", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		r.URL.Path = api.PathDial + address // as NAT would
+		agent.ServeHTTP(w, r)
+	}))
+	t.Cleanup(stop)
+}
+
+type nowhere struct{}
+
+func (nowhere) Lookup(string, string) (stream.Pod, bool) { return stream.Pod{}, false }
+func (nowhere) DialPod(context.Context, string, uint16) (net.Conn, error) {
+	return nil, fmt.Errorf("no pods")
+}
+
+func must[T any](t *testing.T) func(*T, error) *T {
+	return func(o *T, err error) *T {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return o
+	}
+}
+
+// extended is a server with an extension server behind the Service wardle/api.
+func extended(t *testing.T) (*Server, *extensiontest.Server, *client.Client) {
+	t.Helper()
+	s := start(t, memory.New(), func(c *Config) { c.DisableAgent = true })
+	e := extensiontest.New(t, "api", "wardle", s.PKI().FrontProxyCA())
+	fakeNode(t, s, e.Address)
+	c := s.registry.Client(registry.User{Name: "admin", Groups: []string{api.GroupMasters}})
+	ctx := t.Context()
+	must[core.Namespace](t)(client.Create(ctx, c, api.Namespaces, &core.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "wardle"}}))
+	must[core.Node](t)(client.Create(ctx, c, api.Nodes, &core.Node{ObjectMeta: metav1.ObjectMeta{Name: "far"}, Spec: core.NodeSpec{PodCIDR: "10.77.0.0/24", PodCIDRs: []string{"10.77.0.0/24"}}}))
+	return s, e, c
+}
+
+func apiService(group, version string, ca []byte) *apireg.APIService {
+	return &apireg.APIService{ObjectMeta: metav1.ObjectMeta{Name: version + "." + group}, Spec: apireg.APIServiceSpec{Group: group, Version: version,
+		GroupPriorityMinimum: 2000, VersionPriority: 10, CABundle: ca, Service: &apireg.ServiceReference{Namespace: "wardle", Name: "api"}}}
+}
+
+func wardleService() *core.Service {
+	return &core.Service{ObjectMeta: metav1.ObjectMeta{Namespace: "wardle", Name: "api"}, Spec: core.ServiceSpec{Type: core.ServiceTypeClusterIP, Ports: []core.ServicePort{{Name: "https", Port: 443}}}}
+}
+
+func wardleEndpoints(ready bool) *discovery.EndpointSlice {
+	return &discovery.EndpointSlice{ObjectMeta: metav1.ObjectMeta{Namespace: "wardle", Name: "api-1", Labels: map[string]string{discovery.LabelServiceName: "api"}},
+		AddressType: discovery.AddressTypeIPv4, Ports: []discovery.EndpointPort{{Name: new("https"), Port: new(int32(8443)), Protocol: new(core.ProtocolTCP)}},
+		Endpoints: []discovery.Endpoint{{Addresses: []string{"10.77.0.5"}, Conditions: discovery.EndpointConditions{Ready: &ready}}}}
+}
+
+// says waits until the APIService's condition has a reason and gives it.
+func says(t *testing.T, c *client.Client, name, reason string) apireg.APIServiceCondition {
+	t.Helper()
+	var last apireg.APIServiceCondition
+	for end := time.Now().Add(20 * time.Second); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
+		if o := client.Cached(c, api.APIServices, "", name); o != nil && len(o.Status.Conditions) == 1 {
+			if last = o.Status.Conditions[0]; last.Reason == reason {
+				return last
+			}
+		}
+	}
+	t.Fatalf("the condition of %s is %+v, want %s", name, last, reason)
+	return last
+}
+
+const wardle = "v1alpha1.wardle.example.com"
+
+func TestAvailability(t *testing.T) {
+	_, e, c := extended(t)
+	ctx := t.Context()
+	must[apireg.APIService](t)(client.Create(ctx, c, api.APIServices, apiService(extensiontest.Group, extensiontest.Version, e.CA)))
+	want := func(reason, message string, status apireg.ConditionStatus) {
+		t.Helper()
+		if got := says(t, c, wardle, reason); got.Status != status || !strings.Contains(got.Message, message) {
+			t.Errorf("%s: %+v", reason, got)
+		}
+	}
+	want("ServiceNotFound", `service/api in "wardle" is not present`, apireg.ConditionFalse)
+	other := wardleService()
+	other.Spec.Ports[0].Port = 80
+	made := must[core.Service](t)(client.Create(ctx, c, api.Services, other))
+	want("ServicePortError", `service/api in "wardle" is not listening on port 443`, apireg.ConditionFalse)
+	made = made.DeepCopy()
+	made.Spec.Ports[0].Port = 443
+	must[core.Service](t)(client.Update(ctx, c, api.Services, made))
+	want("EndpointsNotFound", `cannot find endpointslices for service/api in "wardle"`, apireg.ConditionFalse)
+	slice := must[discovery.EndpointSlice](t)(client.Create(ctx, c, api.EndpointSlices, wardleEndpoints(false)))
+	want("MissingEndpoints", `endpointslices for service/api in "wardle" have no addresses with port name "https"`, apireg.ConditionFalse)
+	e.SetDown(true)
+	slice = slice.DeepCopy()
+	slice.Endpoints[0].Conditions.Ready = new(true)
+	must[discovery.EndpointSlice](t)(client.Update(ctx, c, api.EndpointSlices, slice))
+	const at = "https://10.77.0.5:8443/apis/wardle.example.com/v1alpha1"
+	want("FailedDiscoveryCheck", "failing or missing response from "+at+": bad status from "+at+": 500", apireg.ConditionFalse)
+	e.SetDown(false)
+	want("Passed", "all checks passed", apireg.ConditionTrue)
+}
+
+// serving is an extended server whose APIServices are available.
+func serving(t *testing.T, change func(*extensiontest.Server)) (*Server, *extensiontest.Server, *client.Client) {
+	t.Helper()
+	s, e, c := extended(t)
+	if change != nil {
+		change(e)
+	}
+	ctx := t.Context()
+	must[core.Service](t)(client.Create(ctx, c, api.Services, wardleService()))
+	must[discovery.EndpointSlice](t)(client.Create(ctx, c, api.EndpointSlices, wardleEndpoints(true)))
+	must[apireg.APIService](t)(client.Create(ctx, c, api.APIServices, apiService(extensiontest.Group, extensiontest.Version, e.CA)))
+	says(t, c, wardle, "Passed")
+	return s, e, c
+}
+
+func TestAggregatedRequests(t *testing.T) {
+	s, _, _ := serving(t, nil)
+	admin := user(t, s, "alice", api.GroupMasters)
+	const flunders = "/apis/wardle.example.com/v1alpha1/namespaces/default/flunders"
+	for _, tc := range []struct {
+		name, method, path, body string
+		code                     int
+		want                     string
+	}{
+		{"create", "POST", flunders, `{"metadata":{"name":"a"},"spec":{"reference":"x"}}`, 201, `"kind":"Flunder"`},
+		{"again", "POST", flunders, `{"metadata":{"name":"a"}}`, 409, "already exists"},
+		{"get", "GET", flunders + "/a", "", 200, `"reference":"x"`},
+		{"list", "GET", "/apis/wardle.example.com/v1alpha1/flunders?limit=5", "", 200, `"kind":"FlunderList"`},
+		{"method of its own", "PUT", flunders + "/a", "{}", 405, "does not allow this method"},
+		{"no such resource", "GET", "/apis/wardle.example.com/v1alpha1/nothings", "", 404, "404 page not found"},
+		{"discovery of the version", "GET", "/apis/wardle.example.com/v1alpha1", "", 200, `"flunders"`},
+		{"discovery of the group", "GET", "/apis/wardle.example.com", "", 200, `"preferredVersion":{"groupVersion":"wardle.example.com/v1alpha1","version":"v1alpha1"}`},
+		{"no redirects", "GET", flunders + "/a/away", "", 502, "the backend attempted to redirect this request, which is not permitted"},
+		{"delete", "DELETE", flunders + "/a", "", 200, `"name":"a"`},
+		{"gone", "GET", flunders + "/a", "", 404, `flunders.wardle.example.com \"a\" not found`},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			if code, got := admin.do(tc.method, tc.path, tc.body); code != tc.code || !strings.Contains(got, tc.want) {
+				t.Errorf("%d %s", code, got)
+			}
+		})
+	}
+	if code, text := user(t, s, "bob").do("GET", flunders, ""); code != 403 || !strings.Contains(text, `User \"bob\" cannot list resource \"flunders\" in API group \"wardle.example.com\" in the namespace \"default\"`) {
+		t.Errorf("who may not: %d %s", code, text)
+	}
+}
+
+// What the other server learns of the user, and what it must not.
+func TestAggregatedIdentity(t *testing.T) {
+	s, _, _ := serving(t, nil)
+	admin := user(t, s, "alice", api.GroupMasters)
+	admin.header = http.Header{"X-Remote-User": {"root"}, "X-Remote-Group": {"system:masters"}, "X-Remote-Extra-Scope": {"all"}, "X-Remote-Uid": {"0"},
+		"Impersonate-User": {"carol"}, "Impersonate-Uid": {"7"}, "Impersonate-Group": {api.GroupMasters, "dev"}, "Impersonate-Extra-Some%2fthing": {"a", "b"}}
+	code, text := admin.do("GET", "/apis/wardle.example.com/v1alpha1/namespaces/default/flunders/a/whoami?x=%2F&y", "")
+	var got struct {
+		Headers     http.Header
+		Host, Query string
+	}
+	if err := json.Unmarshal([]byte(text), &got); code != 200 || err != nil {
+		t.Fatalf("%d %s", code, text)
+	}
+	for name, want := range map[string][]string{"X-Remote-User": {"carol"}, "X-Remote-Uid": {"7"}, "X-Remote-Extra-Some%2fthing": {"a", "b"},
+		"X-Remote-Extra-Scope": nil, "Impersonate-User": nil, "Authorization": nil} {
+		if !slices.Equal(got.Headers[http.CanonicalHeaderKey(name)], want) {
+			t.Errorf("%s: %q, want %q", name, got.Headers[http.CanonicalHeaderKey(name)], want)
+		}
+	}
+	if groups := got.Headers["X-Remote-Group"]; !slices.Contains(groups, "dev") || !slices.Contains(groups, api.GroupAuthenticated) {
+		t.Errorf("groups %q", groups)
+	}
+	if got.Query != "x=%2F&y" || got.Host != "10.77.0.5:8443" || got.Headers.Get("X-Forwarded-For") == "" {
+		t.Errorf("%+v", got)
+	}
+}
+
+func TestAggregatedStreams(t *testing.T) {
+	s, _, _ := serving(t, nil)
+	admin := user(t, s, "alice", api.GroupMasters)
+	const flunders = "/apis/wardle.example.com/v1alpha1/namespaces/default/flunders"
+	resp, err := admin.http.Get(s.url() + flunders + "?watch=true")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	admin.do("POST", flunders, `{"metadata":{"name":"seen"}}`)
+	if line, err := bufio.NewReader(resp.Body).ReadString('\n'); err != nil || !strings.Contains(line, `"seen"`) || !strings.Contains(line, "ADDED") {
+		t.Errorf("watch: %q %v", line, err)
+	}
+	tr := admin.http.Transport.(*http.Transport)
+	d := websocket.Dialer{TLSClientConfig: tr.TLSClientConfig.Clone()}
+	d.TLSClientConfig.NextProtos = []string{"http/1.1"}
+	ws, r, err := d.Dial(strings.Replace(s.url(), "https", "wss", 1)+flunders+"/a/socket", nil)
+	if err != nil {
+		t.Fatalf("%v %v", err, r)
+	}
+	defer ws.Close()
+	if _, data, err := ws.ReadMessage(); err != nil || string(data) != "hello alice" {
+		t.Errorf("%q %v", data, err)
+	}
+	if err := ws.WriteMessage(websocket.TextMessage, []byte("echo")); err != nil {
+		t.Fatal(err)
+	}
+	if _, data, err := ws.ReadMessage(); err != nil || string(data) != "echo" {
+		t.Errorf("%q %v", data, err)
+	}
+}
+
+const surfaceType = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList"
+
+func TestAggregatedDiscovery(t *testing.T) {
+	for name, change := range map[string]func(*extensiontest.Server){"both forms": nil, "old form": func(e *extensiontest.Server) { e.NoAggregated = true }} {
+		t.Run(name, func(t *testing.T) {
+			s, e, c := serving(t, change)
+			admin := user(t, s, "alice", api.GroupMasters)
+			admin.header = http.Header{"Accept": {surfaceType}}
+			version := func() (freshness string, resources int) {
+				t.Helper()
+				_, text := admin.do("GET", "/apis", "")
+				var doc struct {
+					Items []struct {
+						Metadata struct{ Name string }
+						Versions []struct {
+							Freshness string
+							Resources []struct{ Resource string }
+						}
+					}
+				}
+				if err := json.Unmarshal([]byte(text), &doc); err != nil {
+					t.Fatal(err)
+				}
+				if doc.Items[0].Metadata.Name != "apiregistration.k8s.io" || doc.Items[1].Metadata.Name != "apps" {
+					t.Errorf("the order begins with %v", doc.Items[:2])
+				}
+				for _, g := range doc.Items {
+					if g.Metadata.Name == extensiontest.Group {
+						return g.Versions[0].Freshness, len(g.Versions[0].Resources)
+					}
+				}
+				return "", 0
+			}
+			if f, n := version(); f != "Current" || n != 1 {
+				t.Errorf("%s with %d resources", f, n)
+			}
+			asked := len(e.Asked())
+			version()
+			if now := len(e.Asked()); now != asked {
+				t.Errorf("the document was asked for again at once: %v", e.Asked()[asked:])
+			}
+			if code, text := admin.do("GET", "/apis/", ""); code != 200 || !strings.Contains(text, extensiontest.Group) {
+				t.Errorf("%d %s", code, text)
+			}
+			// A server that goes leaves a stale version, and requests are refused at once.
+			slice := client.Cached(c, api.EndpointSlices, "wardle", "api-1").DeepCopy()
+			slice.Endpoints[0].Conditions.Ready = new(false)
+			must[discovery.EndpointSlice](t)(client.Update(t.Context(), c, api.EndpointSlices, slice))
+			says(t, c, wardle, "MissingEndpoints")
+			if f, n := version(); f != "Stale" || n != 0 {
+				t.Errorf("%s with %d resources", f, n)
+			}
+			if code, text := admin.do("GET", "/apis/wardle.example.com/v1alpha1/flunders", ""); code != 503 || text != "service unavailable\n" {
+				t.Errorf("%d %q", code, text)
+			}
+			if err := client.Delete(t.Context(), c, api.APIServices, "", wardle, metav1.DeleteOptions{}); err != nil {
+				t.Fatal(err)
+			}
+			for end := time.Now().Add(10 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+				if f, _ := version(); f == "" {
+					break
+				}
+				if time.Now().After(end) {
+					t.Fatal("the group is still shown")
+				}
+			}
+			if code, _ := admin.do("GET", "/apis/wardle.example.com/v1alpha1/flunders", ""); code != 404 {
+				t.Errorf("%d after the end", code)
+			}
+		})
+	}
+}
+
+func TestAggregatedOpenAPI(t *testing.T) {
+	for name, change := range map[string]func(*extensiontest.Server){"both versions": nil, "version 2": func(e *extensiontest.Server) { e.NoV3 = true }} {
+		t.Run(name, func(t *testing.T) {
+			s, _, _ := serving(t, change)
+			admin := user(t, s, "alice", api.GroupMasters)
+			_, text := admin.do("GET", "/openapi/v3", "")
+			var index struct {
+				Paths map[string]struct{ ServerRelativeURL string }
+			}
+			if err := json.Unmarshal([]byte(text), &index); err != nil {
+				t.Fatal(err)
+			}
+			link := index.Paths["apis/wardle.example.com/v1alpha1"].ServerRelativeURL
+			code, text := admin.do("GET", link, "")
+			if code != 200 || !strings.Contains(text, `"com.example.wardle.v1alpha1.Flunder"`) || !strings.Contains(text, `"openapi":"3.0`) {
+				t.Errorf("%s: %d %.300s", link, code, text)
+			}
+			_, text = admin.do("GET", "/openapi/v2", "")
+			var doc struct {
+				Paths, Definitions map[string]json.RawMessage
+			}
+			if err := json.Unmarshal([]byte(text), &doc); err != nil {
+				t.Fatal(err)
+			}
+			def := string(doc.Definitions["com.example.wardle.v1alpha1.Flunder"])
+			if !strings.Contains(def, "Whom it refers to") || !strings.Contains(def, "io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta_v2") {
+				t.Errorf("definition %s", def)
+			}
+			if doc.Definitions["io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta_v2"] == nil || !strings.Contains(string(doc.Definitions["io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta"]), "ownerReferences") {
+				t.Error("a type of the same name took the place of ours, or has none of its own")
+			}
+			if doc.Paths["/apis/other.example.com/v1/things"] != nil || doc.Definitions["other"] != nil {
+				t.Error("a server added what it does not answer for")
+			}
+			if doc.Paths["/api/v1/pods"] == nil || doc.Paths["/apis/wardle.example.com/v1alpha1/namespaces/{namespace}/flunders"] == nil {
+				t.Error("paths are missing")
+			}
+			admin.header = http.Header{"Accept": {"application/com.github.proto-openapi.spec.v2@v1.0+protobuf"}}
+			if code, text := admin.do("GET", "/openapi/v2", ""); code != 200 || !strings.Contains(text, "com.example.wardle.v1alpha1.Flunder") {
+				t.Errorf("protobuf: %d, %d bytes", code, len(text))
+			}
+		})
+	}
+}
+
+// Versions that are served here have APIServices too; those of custom resources come
+// and go with them.
+func TestLocalAPIServices(t *testing.T) {
+	s, _, c := extended(t)
+	ctx := t.Context()
+	got := says(t, c, "v1.apps", "Local")
+	if got.Status != apireg.ConditionTrue || got.Message != "Local APIServices are always available" {
+		t.Errorf("%+v", got)
+	}
+	says(t, c, "v1.", "Local")
+	if o := client.Cached(c, api.APIServices, "", "v1.apps"); o.Labels["kube-aggregator.kubernetes.io/automanaged"] != "onstart" || o.Spec.GroupPriorityMinimum != 17800 || o.Spec.VersionPriority != 15 {
+		t.Errorf("%+v", o)
+	}
+	admin := user(t, s, "alice", api.GroupMasters)
+	setUp(t, admin, [2]string{"/apis/apiextensions.k8s.io/v1/customresourcedefinitions", `{"metadata":{"name":"things.x.io"},"spec":{"group":"x.io","scope":"Namespaced",` +
+		`"names":{"plural":"things","singular":"thing","kind":"Thing","listKind":"ThingList"},"versions":[{"name":"v1","served":true,"storage":true,"schema":{"openAPIV3Schema":{"type":"object"}}}]}}`})
+	says(t, c, "v1.x.io", "Local")
+	o := client.Cached(c, api.APIServices, "", "v1.x.io").DeepCopy()
+	if o.Labels["kube-aggregator.kubernetes.io/automanaged"] != "true" || o.Spec.GroupPriorityMinimum != 1000 || o.Spec.VersionPriority != 100 {
+		t.Errorf("%+v", o)
+	}
+	o.Spec.GroupPriorityMinimum = 5
+	must[apireg.APIService](t)(client.Update(ctx, c, api.APIServices, o))
+	wait := func(what string, is func(*apireg.APIService) bool) {
+		t.Helper()
+		for end := time.Now().Add(10 * time.Second); !is(client.Cached(c, api.APIServices, "", "v1.x.io")); time.Sleep(5 * time.Millisecond) {
+			if time.Now().After(end) {
+				t.Fatal(what)
+			}
+		}
+	}
+	wait("a change is not put right", func(o *apireg.APIService) bool { return o != nil && o.Spec.GroupPriorityMinimum == 1000 })
+	if err := client.Delete(ctx, c, api.CustomResourceDefinitions, "", "things.x.io", metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	wait("it outlives its custom resources", func(o *apireg.APIService) bool { return o == nil })
+}
+
+func TestExtensionAuthentication(t *testing.T) {
+	s, _, c := extended(t)
+	m := client.Cached(c, api.ConfigMaps, "kube-system", "extension-apiserver-authentication")
+	for key, want := range map[string]string{
+		"client-ca-file": string(s.PKI().ClientCA()), "requestheader-client-ca-file": string(s.PKI().FrontProxyCA()), "requestheader-allowed-names": `["system:auth-proxy"]`,
+		"requestheader-username-headers": `["X-Remote-User"]`, "requestheader-uid-headers": `["X-Remote-Uid"]`, "requestheader-group-headers": `["X-Remote-Group"]`, "requestheader-extra-headers-prefix": `["X-Remote-Extra-"]`,
+	} {
+		if m.Data[key] != want {
+			t.Errorf("%s: %q", key, m.Data[key])
+		}
+	}
+}
