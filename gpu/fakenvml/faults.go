@@ -148,3 +148,11 @@ func (f *faults) supportedLocked(values map[device.Figure]float64) map[device.Fi
 	maps.DeleteFunc(out, func(n device.Figure, _ float64) bool { return f.missing[n] })
 	return out
 }
+
+// Snapshot is the machine as it is, without its faults and without a call: what the
+// kernel would say of it.
+func (p *Player) Snapshot() device.Machine {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.machine.Clone()
+}

@@ -98,7 +98,12 @@ func (u Unit) Sentence() string {
 		next = "it is asked how it is before new pods get it"
 	case Draining:
 		next = "it gets no new pods and is mended when those that hold it have ended"
-		if u.Evict {
+		switch {
+		case u.Cause.Remedy == ClassReboot:
+			next = "pods that hold it are evicted; then the node must be rebooted"
+		case u.Cause.Remedy == ClassFail:
+			next = "pods that hold it are evicted; then a person must look at the hardware"
+		case u.Evict:
 			next = "pods that hold it are evicted, then it is mended"
 		}
 	case Resetting:
@@ -106,7 +111,7 @@ func (u Unit) Sentence() string {
 	case Verifying:
 		next = "it is checked before it is given out again"
 	case Failed:
-		next = map[Class]string{ClassReboot: "reboot the node to bring it back", ClassFail: "look at the hardware"}[u.Cause.Remedy]
+		next = map[Class]string{ClassReboot: "reboot the node to bring it back", ClassFail: "a person must look at the hardware"}[u.Cause.Remedy]
 		if next == "" {
 			next = fmt.Sprintf("%d attempts did not mend it: reboot the node, then replace the card", u.Attempts)
 		}

@@ -176,7 +176,7 @@ func TestEveryIllnessEnds(t *testing.T) {
 					u, d = Step(u, Input{Reset: &ResetDone{}}, p, at)
 				}
 			}
-			if u.State != Failed || !strings.Contains(u.Sentence(), "reboot the node") && !strings.Contains(u.Sentence(), "look at the hardware") {
+			if u.State != Failed || !strings.Contains(u.Sentence(), "reboot the node") && !strings.Contains(u.Sentence(), "a person must look at the hardware") {
 				t.Errorf("action %d: %+v: %s", action, u, u.Sentence())
 			}
 			if u, d = Step(u, Input{Renewed: true}, p, at); u.State != Verifying || d.Do != DoVerify {

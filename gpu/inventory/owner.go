@@ -1,0 +1,458 @@
+package inventory
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"reflect"
+	"slices"
+	"sync"
+	"time"
+
+	"orch/gpu/device"
+	"orch/gpu/health"
+)
+
+// owner is what only the goroutine of Run touches. Readings, checks and resets take
+// time: they are tasks that hand their result back as a command.
+type owner struct {
+	*Inventory
+	ctx      context.Context
+	tasks    sync.WaitGroup
+	machine  device.Machine
+	findings []Finding
+	units    map[Key]health.Unit
+	notices  []Notice
+	seq      uint64
+	seen     map[sighting]seenAt
+
+	checking map[visit]bool
+
+	known          bool // the machine was read once
+	reading, again bool
+	waiters, next  []chan struct{} // of the reading under way, of the one after it
+	dirty          bool
+}
+
+// sighting is an error as one source tells it, to know it again when the other does.
+type sighting struct {
+	uuid string
+	xid  uint64
+}
+
+type seenAt struct {
+	at      time.Time
+	fromLog bool
+	pid     int
+}
+
+// visit is a unit's stay in a state: an answer to what was asked in it counts only there.
+type visit struct {
+	Key
+	state    health.State
+	attempts int
+}
+
+func (o *owner) visit(k Key) visit {
+	u := o.unit(k)
+	return visit{k, u.State, u.Attempts}
+}
+
+// task runs f beside the owner and its result in it.
+func (o *owner) task(f func() func(*owner)) {
+	o.tasks.Go(func() {
+		result := f()
+		select {
+		case o.commands <- result:
+		case <-o.ctx.Done():
+		}
+	})
+}
+
+// read starts a reading, or notes that another one must follow the one under way: what
+// caused it may have come too late for that.
+func (o *owner) read() {
+	if o.reading {
+		o.again = true
+		return
+	}
+	o.reading = true
+	o.next, o.waiters = o.waiters, nil
+	o.task(func() func(*owner) {
+		m := o.gather()
+		return func(o *owner) { o.took(m) }
+	})
+}
+
+// gather asks both tiers.
+func (o *owner) gather() device.Machine {
+	host := o.host()
+	if o.config.Prepare != nil {
+		changed, err := o.config.Prepare(o.ctx, host)
+		if err != nil {
+			o.config.Log.Error("preparing the NVIDIA driver failed", "err", err)
+		}
+		if changed {
+			host = o.host()
+		}
+	}
+	if o.config.Driver == nil {
+		return Merge(host, device.Machine{Problem: &device.Problem{Op: "start", Code: device.CodeNoHelper, Text: "this build carries no NVML helper"}})
+	}
+	if len(host.GPUs) == 0 && host.Module.State != device.ModuleLoaded {
+		return Merge(host, device.Machine{Problem: &device.Problem{Code: device.CodeNoDevices}})
+	}
+	m, err := o.config.Driver.Machine(o.ctx)
+	if err != nil {
+		m = device.Machine{Problem: asProblem(err)}
+	}
+	return Merge(host, m)
+}
+
+func (o *owner) host() device.Machine {
+	m, err := o.config.Host.Machine(o.ctx)
+	if err != nil {
+		m.Problem = asProblem(err)
+	}
+	return m
+}
+
+func asProblem(err error) *device.Problem {
+	if p, ok := errors.AsType[*device.Problem](err); ok {
+		return p
+	}
+	return &device.Problem{Code: device.CodeUnknown, Text: err.Error()}
+}
+
+// took takes a reading over.
+func (o *owner) took(m device.Machine) {
+	o.reading = false
+	remember(&m, o.machine)
+	before := o.machine
+	first := !o.known
+	o.machine, o.known = m, true
+	if first || !reflect.DeepEqual(before, m) {
+		o.dirty = true
+	}
+	o.findings = Diagnose(m)
+	if !first {
+		o.compare(before, m)
+	}
+	if m.Tier == device.TierNVML && (first || identity(before) != identity(m) || len(before.GPUs) != len(m.GPUs) || before.Tier != m.Tier) {
+		o.poke()
+	}
+	for _, g := range m.GPUs {
+		if g.Problem != nil && g.UUID != "" {
+			o.step(Card(g.UUID), health.Input{Found: g.Problem})
+		}
+	}
+	o.publish()
+	if first {
+		close(o.Inventory.ready)
+	}
+	for _, w := range o.next {
+		close(w)
+	}
+	o.next = nil
+	if o.again {
+		o.again = false
+		o.read()
+	}
+}
+
+// identity is what changes when a driver is loaded anew.
+func identity(m device.Machine) string {
+	return fmt.Sprint(m.Module.State, m.Module.Version, m.Module.Majors["nvidia-uvm"])
+}
+
+// compare tells of what came, went and changed between two readings.
+func (o *owner) compare(before, now device.Machine) {
+	if identity(before) != identity(now) && now.Module.State == device.ModuleLoaded {
+		o.note(health.Notice{Type: "Normal", Reason: "GPUDriverChanged", Message: driverChanged(before, now)})
+		for k := range o.units {
+			o.step(k, health.Input{Renewed: true})
+		}
+	}
+	for _, g := range before.GPUs {
+		if _, ok := now.GPU(g.UUID); !ok && g.UUID != "" {
+			o.note(health.Notice{UUID: g.UUID, Type: "Warning", Reason: "GPURemoved", Message: fmt.Sprintf("GPU %s (%s at %s) is gone", g.UUID, g.Name, g.PCI.Address)})
+			o.forget(g.UUID)
+		}
+	}
+	for _, g := range now.GPUs {
+		old, ok := before.GPU(g.UUID)
+		if !ok && g.UUID != "" {
+			o.note(health.Notice{UUID: g.UUID, Type: "Normal", Reason: "GPUAdded", Message: fmt.Sprintf("GPU %s (%s at %s) is new", g.UUID, g.Name, g.PCI.Address)})
+		}
+		if ok && g.Problem == nil && old.Problem == nil && layout(old) != layout(g) {
+			o.note(health.Notice{UUID: g.UUID, Type: "Normal", Reason: "MIGChanged", Message: fmt.Sprintf("GPU %s is partitioned as %s (was %s)", g.UUID, layout(g), layout(old))})
+			o.forgetSlices(g)
+		}
+	}
+}
+
+func driverChanged(before, now device.Machine) string {
+	s := fmt.Sprintf("NVIDIA driver %s is loaded", now.Module.Version)
+	if before.Module.State == device.ModuleLoaded {
+		s += fmt.Sprintf(" (was %s)", before.Module.Version)
+	}
+	if major := now.Module.Majors["nvidia-uvm"]; major != 0 && before.Module.Majors["nvidia-uvm"] != 0 && major != before.Module.Majors["nvidia-uvm"] {
+		s += fmt.Sprintf("; the major of nvidia-uvm is %d (was %d)", major, before.Module.Majors["nvidia-uvm"])
+	}
+	return s
+}
+
+// layout is a card's partition in a word.
+func layout(g device.GPU) string {
+	if !g.MIG.Enabled() {
+		return "one whole"
+	}
+	s := ""
+	for _, d := range g.MIGDevices() {
+		s += fmt.Sprintf(" %s@%d", d.Profile, d.Placement.Start)
+	}
+	if s == "" {
+		return "nothing yet"
+	}
+	return s[1:]
+}
+
+// forget drops the units of a card that is gone.
+func (o *owner) forget(uuid string) {
+	for k := range o.units {
+		if k.UUID == uuid {
+			delete(o.units, k)
+		}
+	}
+}
+
+// forgetSlices drops the units of GPU instances that are gone.
+func (o *owner) forgetSlices(g device.GPU) {
+	for k := range o.units {
+		gone := func() bool {
+			return g.MIG == nil || !slices.ContainsFunc(g.MIG.Instances, func(i device.GPUInstance) bool { return i.ID == k.GI })
+		}
+		if k.UUID == g.UUID && k.GI >= 0 && gone() {
+			delete(o.units, k)
+		}
+	}
+}
+
+// event takes one event.
+func (o *owner) event(e device.Event) {
+	switch e.Kind {
+	case device.EventChanged, device.EventOverflow, device.EventMIGConfig:
+		o.read()
+		return
+	}
+	g, ok := o.card(e)
+	if !ok {
+		o.config.Log.Warn("an event of a GPU that is not known; reading the machine again", "kind", e.Kind, "data", e.Data, "pci", e.PCI, "uuid", e.UUID)
+		o.read()
+		return
+	}
+	if o.repeated(g.UUID, e) {
+		return
+	}
+	k := Card(g.UUID)
+	if e.GI != nil && g.MIG.Enabled() && (e.Kind != device.EventXID || health.Lookup(int(e.Data)).Contained) {
+		k.GI = *e.GI
+	}
+	o.step(k, health.Input{Event: &e})
+}
+
+func (o *owner) card(e device.Event) (device.GPU, bool) {
+	i := slices.IndexFunc(o.machine.GPUs, func(g device.GPU) bool {
+		return g.UUID != "" && (g.UUID == e.UUID || e.UUID == "" && g.PCI.Address == e.PCI)
+	})
+	if i < 0 {
+		return device.GPU{}, false
+	}
+	return o.machine.GPUs[i], true
+}
+
+// repeated tells whether the other source told of this error just now. The log knows
+// whose process it was; if it comes second that is told alone.
+func (o *owner) repeated(uuid string, e device.Event) bool {
+	if e.Kind != device.EventXID {
+		return false
+	}
+	now := time.Now()
+	for s, at := range o.seen {
+		if now.Sub(at.at) > sameError {
+			delete(o.seen, s)
+		}
+	}
+	s := sighting{uuid, e.Data}
+	last, ok := o.seen[s]
+	if !ok || last.fromLog == e.FromLog {
+		o.seen[s] = seenAt{now, e.FromLog, e.PID}
+		return false
+	}
+	if e.PID != 0 && last.pid == 0 {
+		x := health.Lookup(int(e.Data))
+		o.note(health.Notice{UUID: uuid, GI: e.GI, PID: e.PID, Type: "Warning", Reason: "GPUXid",
+			Message: fmt.Sprintf("process %d (%s) is the one that met XID %d, %s", e.PID, e.Process, x.Number, x.Text)})
+	}
+	return true
+}
+
+func (o *owner) unit(k Key) health.Unit {
+	if u, ok := o.units[k]; ok {
+		return u
+	}
+	if k.GI >= 0 {
+		return health.New(k.UUID, new(k.GI))
+	}
+	return health.New(k.UUID, nil)
+}
+
+// step feeds a unit and does what comes of it.
+func (o *owner) step(k Key, in health.Input) {
+	before := o.unit(k)
+	u, d := health.Step(before, in, o.config.Policy, time.Now())
+	for _, n := range d.Notices {
+		o.note(n)
+	}
+	if !reflect.DeepEqual(before, u) {
+		o.dirty = true
+	}
+	o.units[k] = u
+	if u.State == health.Healthy {
+		delete(o.units, k)
+		if before.State != health.Healthy {
+			o.read() // what the machine says of it is of the time when it was ill
+		}
+	}
+	switch d.Do {
+	case health.DoCheck, health.DoVerify:
+		var delay time.Duration
+		if in.Found != nil {
+			delay = checkDelay
+		}
+		o.check(k, d.Do == health.DoVerify, delay)
+	case health.DoReset:
+		o.reset(k)
+	}
+}
+
+// check asks a unit how it is.
+func (o *owner) check(k Key, idle bool, delay time.Duration) {
+	g, _ := o.machine.GPU(k.UUID)
+	about := o.visit(k)
+	if o.checking[about] {
+		return // the answer that is on its way will do
+	}
+	o.checking[about] = true
+	o.task(func() func(*owner) {
+		select {
+		case <-time.After(delay):
+		case <-o.ctx.Done():
+		}
+		r := o.ask(g, k, idle)
+		return func(o *owner) {
+			delete(o.checking, about)
+			// What became of the unit meanwhile has been decided on newer facts.
+			if o.visit(k) == about {
+				o.step(k, health.Input{Checked: &r})
+			}
+		}
+	})
+}
+
+// ask reads what a check needs. Without NVML nothing can be asked, and nothing is wrong.
+func (o *owner) ask(g device.GPU, k Key, idle bool) health.Reading {
+	r := health.Reading{Idle: idle}
+	if o.config.Driver == nil {
+		return r
+	}
+	figures, err := o.config.Driver.Figures(o.ctx, k.UUID)
+	if err != nil {
+		r.Problem = asProblem(err)
+		return r
+	}
+	want := k.UUID
+	for _, d := range g.MIGDevices() {
+		if k.GI == d.GI {
+			want = d.UUID
+		}
+	}
+	for _, f := range figures {
+		if f.UUID == want {
+			r.Figures = f
+		}
+	}
+	if !idle {
+		return r
+	}
+	processes, err := o.config.Driver.Processes(o.ctx, k.UUID)
+	if err != nil {
+		r.Problem = asProblem(err)
+	}
+	r.Processes = slices.DeleteFunc(processes, func(p device.Process) bool { return k.GI >= 0 && (p.GI == nil || *p.GI != k.GI) })
+	return r
+}
+
+// reset resets a card with the driver let go.
+func (o *owner) reset(k Key) {
+	g, _ := o.machine.GPU(k.UUID)
+	about := o.visit(k)
+	var delay time.Duration
+	if about.attempts > 1 { // what was in the way a moment ago still is
+		delay = checkDelay
+	}
+	o.task(func() func(*owner) {
+		select {
+		case <-time.After(delay):
+		case <-o.ctx.Done():
+		}
+		done := o.resetCard(g)
+		return func(o *owner) {
+			if o.visit(k) == about {
+				o.step(k, health.Input{Reset: &done})
+			}
+			o.poke()
+			o.read()
+		}
+	})
+}
+
+func (o *owner) resetCard(g device.GPU) health.ResetDone {
+	if o.config.Reset == nil {
+		return health.ResetDone{Err: "this node has no way to reset a GPU", Unsupported: true}
+	}
+	if o.config.Driver != nil {
+		defer o.config.Driver.Resume()
+		if err := o.config.Driver.Release(o.ctx); err != nil {
+			return health.ResetDone{Err: err.Error()}
+		}
+	}
+	return o.config.Reset(o.ctx, g)
+}
+
+func (o *owner) note(n health.Notice) {
+	o.seq++
+	o.notices = append(o.notices, Notice{o.seq, n})
+	if len(o.notices) > maxNotices {
+		o.notices = slices.Clone(o.notices[len(o.notices)-maxNotices:])
+	}
+	o.dirty = true
+}
+
+// publish makes the state known if it changed.
+func (o *owner) publish() {
+	if !o.dirty {
+		return
+	}
+	o.dirty = false
+	old := o.state.Load()
+	o.state.Store(&State{Revision: old.Revision + 1, Machine: o.machine, Units: clone(o.units), Findings: o.findings, Notices: slices.Clone(o.notices)})
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for c := range o.subscribers {
+		select {
+		case c <- struct{}{}:
+		default: // it has not looked yet, and will see this too
+		}
+	}
+}
