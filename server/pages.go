@@ -39,6 +39,7 @@ func (s *Server) metrics(w http.ResponseWriter, _ *http.Request) {
 	fmt.Fprintf(&b, "orch_store_revision %d\n", s.registry.Revision())
 	s.writeLoops(&b)
 	_ = s.admit.WriteMetrics(&b)
+	_ = s.crd.WriteMetrics(&b)
 	_ = s.rest.WriteMetrics(&b) // a Builder takes everything
 	_ = s.aggregator.WriteMetrics(&b)
 	_, _ = io.WriteString(w, b.String()) // the scraper went away: nothing to do

@@ -157,7 +157,7 @@ func (s *Server) assemble(store datastore.Store) (err error) {
 	if err := s.assembleREST(self); err != nil {
 		return err
 	}
-	s.crd, err = crd.New(crd.Config{Registry: s.registry, Client: self, Log: s.log, Publish: func(name string, d crd.Document) {
+	s.crd, err = crd.New(crd.Config{Registry: s.registry, Client: self, Log: s.log, Webhooks: s.webhooks, Publish: func(name string, d crd.Document) {
 		s.rest.Documents().Set(name, openapi.Document(d))
 	}})
 	if err != nil {

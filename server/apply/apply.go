@@ -15,6 +15,8 @@ import (
 	"sync"
 	"time"
 
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/managedfields"
 	"sigs.k8s.io/structured-merge-diff/v6/fieldpath"
 
@@ -42,6 +44,9 @@ type Manager struct {
 	Subresource string
 }
 
+// Convert gives a custom resource in another version of its kind.
+type Convert func(o *unstructured.Unstructured, to schema.GroupVersion) (*unstructured.Unstructured, error)
+
 // Applier is safe for many goroutines. Make one with New.
 type Applier struct {
 	now  func() time.Time
@@ -53,12 +58,13 @@ type Applier struct {
 	mu       sync.Mutex
 	managers map[Manager]*managedfields.FieldManager
 	taught   map[*api.Facts]func() (managedfields.TypeConverter, error)
+	converts map[*api.Facts]Convert
 	dynamic  map[*api.Facts]*dynamicTypes
 	typed    map[*api.Facts]*kindTypes
 }
 
 // New returns an Applier whose managedFields carry the times of now.
 func New(now func() time.Time) *Applier {
-	return &Applier{now: now, plans: map[*api.Facts]*kindPlan{}, managers: map[Manager]*managedfields.FieldManager{}, dynamic: map[*api.Facts]*dynamicTypes{}, typed: map[*api.Facts]*kindTypes{}, taught: map[*api.Facts]func() (managedfields.TypeConverter, error){},
+	return &Applier{now: now, plans: map[*api.Facts]*kindPlan{}, managers: map[Manager]*managedfields.FieldManager{}, dynamic: map[*api.Facts]*dynamicTypes{}, typed: map[*api.Facts]*kindTypes{}, converts: map[*api.Facts]Convert{}, taught: map[*api.Facts]func() (managedfields.TypeConverter, error){},
 		sets: setCache{sets: map[string]*fieldpath.Set{}}}
 }

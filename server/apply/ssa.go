@@ -52,7 +52,7 @@ func (a *Applier) managerFor(by Manager) (*managedfields.FieldManager, error) {
 		return m, nil
 	}
 	gvk := by.Kind.GVK()
-	env := environment{by.Kind}
+	env := environment{by.Kind, a.converts[by.Kind]}
 	var reset map[fieldpath.APIVersion]fieldpath.Filter
 	if s := by.skip(); s != "" {
 		set := fieldpath.NewSet(fieldpath.MakePathOrDie(s))
@@ -83,10 +83,13 @@ func (a *Applier) managerFor(by Manager) (*managedfields.FieldManager, error) {
 
 // Teach gives a kind made at run time its types; without them they are deduced from
 // the objects. load runs when they are first needed.
-func (a *Applier) Teach(f *api.Facts, load func() (managedfields.TypeConverter, error)) {
+func (a *Applier) Teach(f *api.Facts, load func() (managedfields.TypeConverter, error), convert Convert) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.taught[f] = load
+	if convert != nil {
+		a.converts[f] = convert
+	}
 }
 
 // Forget drops what is kept for a kind that is gone.
@@ -94,6 +97,7 @@ func (a *Applier) Forget(f *api.Facts) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	delete(a.taught, f)
+	delete(a.converts, f)
 	delete(a.dynamic, f)
 	for m := range a.managers {
 		if m.Kind == f {
@@ -124,7 +128,10 @@ func (a *Applier) updateDynamic(live, obj api.Object, by Manager) {
 
 // environment answers the few questions that upstream's field manager has about a
 // kind: there is one version of it, and defaults are set elsewhere.
-type environment struct{ kind *api.Facts }
+type environment struct {
+	kind    *api.Facts
+	convert Convert
+}
 
 func (e environment) New(schema.GroupVersionKind) (runtime.Object, error) {
 	o := e.kind.New()
@@ -148,8 +155,8 @@ func (e environment) ConvertToVersion(in runtime.Object, gv runtime.GroupVersion
 	return in, nil
 }
 
-// convertDynamic shows a custom resource as another version of its kind: what merging
-// needs of conversion is which fields there are, and these are the same.
+// convertDynamic shows a custom resource as another version of its kind: by its definition's
+// webhook, else the fields are the same.
 func (e environment) convertDynamic(in runtime.Object, gv runtime.GroupVersioner) (runtime.Object, error) {
 	gvk := in.GetObjectKind().GroupVersionKind()
 	if gvk.Empty() {
@@ -163,6 +170,10 @@ func (e environment) convertDynamic(in runtime.Object, gv runtime.GroupVersioner
 		return in, nil
 	}
 	out := in.DeepCopyObject()
+	if u, ok := out.(*unstructured.Unstructured); ok && e.convert != nil {
+		u.SetGroupVersionKind(gvk)
+		return e.convert(u, to.GroupVersion())
+	}
 	out.GetObjectKind().SetGroupVersionKind(to)
 	return out, nil
 }

@@ -26,6 +26,7 @@ import (
 	"orch/api/client"
 	"orch/api/reconcile"
 	"orch/server/registry"
+	"orch/server/webhook"
 )
 
 // Document is an OpenAPI document that is made when somebody asks for it. Open is nil
@@ -43,6 +44,8 @@ type Config struct {
 	// Publish puts an OpenAPI document in place: "v3/apis/GROUP/VERSION", or "v2", which
 	// is an addition to the built-in one. Nil: documents are not published.
 	Publish func(name string, d Document)
+	// Webhooks calls those that convert; nil: such a conversion fails.
+	Webhooks *webhook.Client
 	// Now is the clock; nil means time.Now.
 	Now func() time.Time
 	Log *slog.Logger
@@ -53,6 +56,8 @@ type Controller struct {
 	Config
 	loop  *reconcile.Loop
 	ready chan struct{}
+	// numbers are about conversions by webhook.
+	numbers webhook.Numbers
 	// again are definitions to look at for a reason that their own changes do not give.
 	again chan reconcile.Key
 
@@ -214,13 +219,13 @@ func (c *Controller) install(ctx context.Context, d *apiext.CustomResourceDefini
 	if was != nil && was.mark == m {
 		return nil
 	}
-	def := newDefinition(d)
+	def := newDefinition(d, c.converter(d))
 	rows := def.rows(d.DeletionTimestamp != nil)
 	now := &installed{mark: m, definition: def}
 	now.ctx, now.stop = context.WithCancel(context.WithoutCancel(ctx))
 	for i := range rows {
 		now.facts = append(now.facts, rows[i].Facts)
-		c.Registry.Teach(rows[i].Facts, def.versions[rows[i].Version].typeConverter)
+		c.Registry.Teach(rows[i].Facts, def.versions[rows[i].Version].typeConverter, def.convert())
 	}
 	var old []*api.Facts
 	if was != nil {

@@ -78,25 +78,6 @@ func TestNamesInConflict(t *testing.T) {
 	w.until("others.example.com", "establishment", established)
 }
 
-// TestWebhookConversion: a definition that asks for it is told that it cannot be had, and
-// its stored version is served.
-func TestWebhookConversion(t *testing.T) {
-	w := start(t)
-	d := w.define(edit(t, gadgets("{type: object}"), func(m map[string]any) {
-		spec := m["spec"].(map[string]any)
-		v1 := spec["versions"].([]any)[0].(map[string]any)
-		v0 := map[string]any{"name": "v1beta1", "served": true, "storage": false, "schema": v1["schema"]}
-		spec["versions"] = []any{v1, v0}
-		spec["conversion"] = map[string]any{"strategy": "Webhook", "webhook": map[string]any{"conversionReviewVersions": []string{"v1"},
-			"clientConfig": map[string]any{"url": "https://127.0.0.1:1/convert"}}}
-	}))
-	if s, reason, m := condition(d, "ConversionSupported"); s != "False" || reason != "WebhookNotSupported" || m == "" {
-		t.Errorf("the condition is %s %s %s", s, reason, m)
-	}
-	w.must(200, "GET", gadgetsPath, "")
-	w.must(404, "GET", strings.Replace(gadgetsPath, "v1", "v1beta1", 1), "")
-}
-
 // TestUpgrade: a second version comes, becomes the stored one, and the first one goes.
 func TestUpgrade(t *testing.T) {
 	w := start(t)

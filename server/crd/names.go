@@ -30,19 +30,14 @@ func decide(d *apiext.CustomResourceDefinition, peers []*apiext.CustomResourceDe
 		setCondition(d, apiext.CustomResourceDefinitionCondition{Type: apiext.Established, Status: apiext.ConditionFalse,
 			Reason: "NotAccepted", Message: "not all names are accepted"}, now)
 	}
-	if byWebhook(d) {
-		setCondition(d, apiext.CustomResourceDefinitionCondition{Type: conversionSupported, Status: apiext.ConditionFalse, Reason: "WebhookNotSupported",
-			Message: "conversion by webhook is not supported: only the storage version is served"}, now)
-	} else {
-		apihelpers.RemoveCRDCondition(d, conversionSupported)
-	}
+	apihelpers.RemoveCRDCondition(d, conversionSupported)
 	if c, ok := approval(d); ok {
 		setCondition(d, c, now)
 	}
 }
 
-// conversionSupported is a condition of our own: False on a definition that needs what
-// is not there.
+// conversionSupported is a condition that earlier versions of ours put on definitions that
+// convert by webhook.
 const conversionSupported apiext.CustomResourceDefinitionConditionType = "ConversionSupported"
 
 func byWebhook(d *apiext.CustomResourceDefinition) bool {

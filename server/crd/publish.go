@@ -25,7 +25,7 @@ func (c *Controller) publish() {
 	docs, hashes := map[string][]*version{}, map[string]string{}
 	for _, i := range c.current() {
 		for _, v := range i.definition.order {
-			if !v.served() {
+			if !v.spec.Served {
 				continue
 			}
 			for _, name := range []string{"v2", "v3/apis/" + v.definition.group + "/" + v.name} {

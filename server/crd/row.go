@@ -16,8 +16,8 @@ type definition struct {
 	group     string
 	names     apiext.CustomResourceDefinitionNames
 	cluster   bool
-	webhook   bool // conversion by webhook: only the stored version is served
-	preserve  bool // unknown fields are kept everywhere (definitions from v1beta1)
+	converter *converter // nil: versions differ in name only
+	preserve  bool       // unknown fields are kept everywhere (definitions from v1beta1)
 	uid       string
 	versions  map[string]*version
 	storage   *version
@@ -25,10 +25,10 @@ type definition struct {
 	described string     // changes with everything that OpenAPI documents show
 }
 
-func newDefinition(d *apiext.CustomResourceDefinition) *definition {
+func newDefinition(d *apiext.CustomResourceDefinition, c *converter) *definition {
 	def := &definition{
 		group: d.Spec.Group, names: d.Status.AcceptedNames, cluster: d.Spec.Scope == apiext.ClusterScoped,
-		webhook: byWebhook(d), preserve: d.Spec.PreserveUnknownFields, uid: string(d.UID), versions: map[string]*version{}, described: describe(d),
+		converter: c, preserve: d.Spec.PreserveUnknownFields, uid: string(d.UID), versions: map[string]*version{}, described: describe(d),
 	}
 	for i := range d.Spec.Versions {
 		v := newVersion(def, &d.Spec.Versions[i])
@@ -42,13 +42,14 @@ func newDefinition(d *apiext.CustomResourceDefinition) *definition {
 	return def
 }
 
-// rows are the definition's kinds: the one that is stored first, then the other
-// versions, which are views of it. closed refuses creates.
+// rows are the definition's kinds: the one that is stored first. Where there are several
+// versions that one is served by none of them: an object of it is in whatever version
+// it was written in, and every version is a view. closed refuses creates.
 func (d *definition) rows(closed bool) []registry.Resource {
 	stored := d.facts(d.storage, nil)
 	rows := []registry.Resource{d.row(d.storage, stored, closed)}
 	for _, v := range d.order {
-		if v != d.storage && v.served() {
+		if d.several() && v.spec.Served {
 			rows = append(rows, d.row(v, d.facts(v, stored), closed))
 		}
 	}
@@ -91,14 +92,34 @@ func (d *definition) row(v *version, f *api.Facts, closed bool) registry.Resourc
 	if f.Scale {
 		h.Scale = scaleHooks(v.spec.Subresources.Scale)
 	}
-	if f.SameAs != nil {
+	switch {
+	case f.SameAs == nil:
+		if d.several() {
+			h.Loaded = d.loaded
+		}
+	case d.converter != nil:
+		h.Convert = v.fromAll
+		fallthrough
+	default:
 		h.Loaded = nil
-		h.ToStored = func(o *unstructured.Unstructured) (runtime.Object, error) { return d.storage.from(o), nil }
+		h.ToStored = func(o *unstructured.Unstructured) (runtime.Object, error) { return d.storage.fromOne(o) }
 		h.FromStored = func(o runtime.Object) (*unstructured.Unstructured, error) {
-			return v.from(o.(*unstructured.Unstructured)), nil
+			return v.fromOne(o.(*unstructured.Unstructured))
 		}
 	}
 	r := registry.DynamicRow(f, h)
-	r.Unserved, r.Warning = !v.served(), v.warning
+	r.Unserved, r.Warning = !v.spec.Served || f.SameAs == nil && d.several(), v.warning
 	return r
+}
+
+func (d *definition) several() bool { return len(d.order) > 1 }
+
+// loaded mends what was stored, in the version that it was stored in. One that the
+// definition no longer has is taken for the present one.
+func (d *definition) loaded(u *unstructured.Unstructured) {
+	if v := d.versions[u.GroupVersionKind().Version]; v != nil {
+		v.loaded(u)
+		return
+	}
+	d.storage.loaded(u)
 }

@@ -108,13 +108,16 @@ func (v *version) listModel(ref string) *spec.Schema {
 	return s
 }
 
-// typeConverter knows the kind's fields for server-side apply.
+// typeConverter knows the kind's fields for server-side apply, in all versions: managers
+// may have written in another one.
 func (v *version) typeConverter() (managedfields.TypeConverter, error) {
 	if v.structural() == nil || v.definition.preserve {
 		return managedfields.NewDeducedTypeConverter(), nil
 	}
 	models := metaModels(refV3, "ObjectMeta")
-	models[v.modelName(v.definition.names.Kind)] = v.model(refV3)
+	for _, o := range v.definition.order {
+		models[o.modelName(o.definition.names.Kind)] = o.model(refV3)
+	}
 	c, err := managedfields.NewTypeConverter(models, false)
 	if err != nil {
 		return nil, fmt.Errorf("reading the schema of %s: %w", v.gvk(), err)

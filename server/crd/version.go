@@ -71,11 +71,6 @@ func newVersion(d *definition, spec *apiext.CustomResourceDefinitionVersion) *ve
 	return v
 }
 
-// served: a version that only a webhook could make of the stored one is not.
-func (v *version) served() bool {
-	return v.spec.Served && (!v.definition.webhook || v == v.definition.storage)
-}
-
 func (v *version) gvk() gvks.GroupVersionKind {
 	return gvks.GroupVersionKind{Group: v.definition.group, Version: v.name, Kind: v.definition.names.Kind}
 }
@@ -173,6 +168,15 @@ func (v *version) complete(u *unstructured.Unstructured) {
 func (v *version) loaded(u *unstructured.Unstructured) {
 	u.SetGroupVersionKind(v.gvk())
 	v.complete(u)
+}
+
+// fromOne is fromAll for one object.
+func (v *version) fromOne(o *unstructured.Unstructured) (*unstructured.Unstructured, error) {
+	out, err := v.fromAll([]*unstructured.Unstructured{o})
+	if err != nil {
+		return nil, err
+	}
+	return out[0], nil
 }
 
 // from is the object of another version as this one: strategy None changes the

@@ -27,6 +27,7 @@ import (
 	"orch/server/registry"
 	"orch/server/rest"
 	"orch/server/rest/openapi"
+	"orch/server/webhook"
 )
 
 type everybody struct{}
@@ -42,6 +43,7 @@ func (everybody) Authorize(context.Context, access.Attributes) (bool, string, er
 // world is an API server with custom resources, on a memory store.
 type world struct {
 	testing.TB
+	crd  *crd.Controller
 	url  string
 	stop func()
 	http *http.Client
@@ -59,7 +61,7 @@ func startOn(t testing.TB, store datastore.Store) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c, err := crd.New(crd.Config{Registry: r, Client: r.Client(registry.User{Name: "system:apiserver"}),
+	c, err := crd.New(crd.Config{Registry: r, Client: r.Client(registry.User{Name: "system:apiserver"}), Webhooks: webhook.New(webhook.Config{}),
 		Publish: func(name string, d crd.Document) { s.Documents().Set(name, openapi.Document(d)) }})
 	if err != nil {
 		t.Fatal(err)
@@ -77,7 +79,7 @@ func startOn(t testing.TB, store datastore.Store) *world {
 	call := registry.Request{User: registry.User{Name: "admin"}, Target: client.Target{Kind: api.Namespaces.Facts}}
 	_, _ = r.Create(ctx, call, &core.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "default"}}, metav1.CreateOptions{})
 	h := httptest.NewServer(s)
-	w := &world{TB: t, url: h.URL, http: &http.Client{Timeout: 20 * time.Second}}
+	w := &world{TB: t, crd: c, url: h.URL, http: &http.Client{Timeout: 20 * time.Second}}
 	w.stop = sync.OnceFunc(func() {
 		h.CloseClientConnections()
 		h.Close()

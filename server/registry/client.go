@@ -160,7 +160,7 @@ func (l *local) row(f *api.Facts) *Resource {
 
 // Lookup, Each, Subscribe, Revision and WaitRevision are client.Cache.
 func (l *local) Lookup(f *api.Facts, namespace, name string) api.Object {
-	i := l.r.cached(l.row(f), namespace, name)
+	i := l.r.cache.Near(l.row(f).kind, namespace, name)
 	if i == nil {
 		return nil
 	}

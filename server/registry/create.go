@@ -157,7 +157,7 @@ func (w *op) create(ctx context.Context, obj api.Object) (Result, error) {
 	if err := w.admitted(ctx); err != nil {
 		return Result{}, err
 	}
-	if w.r.cached(w.res, obj.GetNamespace(), obj.GetName()) != nil { // cheaper than asking the store
+	if w.r.exists(w.res, obj.GetNamespace(), obj.GetName()) { // cheaper than asking the store
 		return Result{}, apierrors.NewAlreadyExists(w.res.GroupResource(), obj.GetName())
 	}
 	if w.DryRun {
@@ -330,14 +330,16 @@ func dedupOwners(obj api.Object) {
 	}
 }
 
-// cached is the newest version of an object as its own kind, nil if there is none.
-func (r *Registry) cached(res *Resource, namespace, name string) *Item {
+// current is the newest version of an object as its own kind, nil if there is none. The error
+// is a webhook's that had to convert it.
+func (r *Registry) current(res *Resource, namespace, name string) (*Item, error) {
 	i, err := r.cache.Get(res.kind, namespace, name)
-	if err != nil {
-		r.log.Error("converting a stored object", "kind", res.Facts.Kind, "namespace", namespace, "name", name, "error", err)
-		return nil
-	}
-	return i
+	return i, storeError(err)
+}
+
+// exists tells whether an object is there, in whatever version.
+func (r *Registry) exists(res *Resource, namespace, name string) bool {
+	return r.cache.Near(res.kind, namespace, name) != nil
 }
 
 // put stores obj, which must have the state expect now (0: not exist), and returns

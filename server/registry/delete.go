@@ -39,7 +39,10 @@ func (r *Registry) Delete(ctx context.Context, q Request, o metav1.DeleteOptions
 	w := r.newOp(&q, res, Delete, &o, "")
 	w.DryRun = len(o.DryRun) > 0
 	for try := 1; ; try++ {
-		old := r.cached(res, q.Namespace, q.Name)
+		old, err := r.current(res, q.Namespace, q.Name)
+		if err != nil {
+			return Result{}, err
+		}
 		if old == nil {
 			return Result{}, w.notFound()
 		}

@@ -49,7 +49,7 @@ func (w *op) evict(ctx context.Context, body runtime.Object) (Result, error) {
 		o.DryRun = []string{metav1.DryRunAll}
 	}
 	w.DryRun = len(o.DryRun) > 0
-	item := w.r.cached(w.res, w.q.Namespace, w.q.Name)
+	item := w.r.cache.Near(w.res.kind, w.q.Namespace, w.q.Name)
 	if item == nil {
 		return Result{}, w.notFound()
 	}

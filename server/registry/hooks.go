@@ -95,6 +95,9 @@ type hooks[P any] struct {
 	// ToStored and FromStored convert between this kind and Facts.SameAs.
 	ToStored   func(o P) (runtime.Object, error)
 	FromStored func(o runtime.Object) (P, error)
+	// Convert is there instead of FromStored where conversion asks a webhook: it takes many
+	// at once, gives those that need none as they are, and changes none.
+	Convert func(in []P) ([]P, error)
 
 	// Only kinds made at run time have the following. Coerce drops what the kind's schema
 	// does not know from an object that was just read, and lists it when asked to. An

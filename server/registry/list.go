@@ -52,7 +52,10 @@ func (r *Registry) Get(ctx context.Context, q Request, o metav1.GetOptions) (Res
 	if err := r.fresh(ctx, rev); err != nil {
 		return Result{}, err
 	}
-	item := r.cached(res, q.Namespace, q.Name)
+	item, err := r.current(res, q.Namespace, q.Name)
+	if err != nil {
+		return Result{}, err
+	}
 	if item == nil {
 		return Result{}, apierrors.NewNotFound(res.GroupResource(), q.Name)
 	}

@@ -188,7 +188,7 @@ func (w *op) applyPatch(ctx context.Context, patch []byte, o *metav1.PatchOption
 	force := o.Force != nil && *o.Force
 	named := intent.GetResourceVersion() != ""
 	w.applied = true
-	if w.r.cached(w.res, w.q.Namespace, w.q.Name) == nil && m.whole {
+	if !w.r.exists(w.res, w.q.Namespace, w.q.Name) && m.whole {
 		out, err := w.applyNew(ctx, intent, named)
 		if !apierrors.IsAlreadyExists(err) {
 			return out, err

@@ -245,9 +245,10 @@ func (r *Registry) Replace(ctx context.Context, old []*api.Facts, rows []Resourc
 }
 
 // Teach gives server-side apply the types of a kind made at run time; without them the
-// types are deduced from the objects. load runs when they are first needed.
-func (r *Registry) Teach(f *api.Facts, load func() (managedfields.TypeConverter, error)) {
-	r.apply.Teach(f, load)
+// types are deduced from the objects. load runs when they are first needed. convert, which
+// may be nil, gives an object in another version, where that is more than its name.
+func (r *Registry) Teach(f *api.Facts, load func() (managedfields.TypeConverter, error), convert apply.Convert) {
+	r.apply.Teach(f, load, convert)
 }
 
 // Coerce brings a kind's object that was just read into its form; see Hooks.Coerce.

@@ -154,6 +154,12 @@ func row[P any](f *api.Facts, h hooks[P], zero P) Resource {
 			}
 			return s.(api.Object), nil
 		}
+	}
+	var convert func([]api.Object) ([]api.Object, error)
+	switch {
+	case h.Convert != nil:
+		convert = many(h.Convert)
+	case h.FromStored != nil:
 		r.hooks.fromStored = func(o api.Object) (api.Object, error) {
 			v, err := h.FromStored(o)
 			if err != nil {
@@ -175,8 +181,35 @@ func row[P any](f *api.Facts, h hooks[P], zero P) Resource {
 		r.Columns = append(r.Columns, AnyColumn{c.Name, c.Type, c.Format, c.Description, c.Wide,
 			func(o api.Object, now time.Time) any { return c.Cell(any(o).(P), now) }})
 	}
-	r.kind = cache.NewKind(cache.Kind{Facts: f, Fields: r.hooks.fields, FromStored: r.hooks.fromStored, Loaded: one(h.Loaded)})
+	r.kind = cache.NewKind(cache.Kind{Facts: f, Fields: r.hooks.fields, FromStored: r.hooks.fromStored, Convert: convert, Loaded: one(h.Loaded)})
+	if convert != nil { // for who has one object at hand
+		r.hooks.fromStored = func(o api.Object) (api.Object, error) {
+			out, err := convert([]api.Object{o})
+			if err != nil {
+				return nil, err
+			}
+			return out[0], nil
+		}
+	}
 	return r
+}
+
+func many[P any](f func([]P) ([]P, error)) func([]api.Object) ([]api.Object, error) {
+	return func(in []api.Object) ([]api.Object, error) {
+		typed := make([]P, len(in))
+		for i, o := range in {
+			typed[i] = any(o).(P)
+		}
+		made, err := f(typed)
+		if err != nil {
+			return nil, err
+		}
+		out := make([]api.Object, len(made))
+		for i, o := range made {
+			out[i] = any(o).(api.Object)
+		}
+		return out, nil
+	}
 }
 
 func one[P any](f func(P)) func(api.Object) {

@@ -40,7 +40,10 @@ func (w *op) createSub(ctx context.Context, body runtime.Object) (Result, error)
 	if fn == nil {
 		return Result{}, apierrors.NewMethodNotSupported(w.res.GroupResource(), "create")
 	}
-	parent := w.r.cached(w.res, q.Namespace, q.Name)
+	parent, err := w.r.current(w.res, q.Namespace, q.Name)
+	if err != nil {
+		return Result{}, err
+	}
 	if parent == nil {
 		return Result{}, w.notFound()
 	}

@@ -137,7 +137,7 @@ func (r *Registry) Update(ctx context.Context, q Request, obj runtime.Object, o 
 		}
 		return n.DeepCopyObject().(api.Object), nil
 	}, m)
-	if apierrors.IsNotFound(err) && m.whole && res.hooks.createOnUpdate && r.cached(res, q.Namespace, q.Name) == nil {
+	if apierrors.IsNotFound(err) && m.whole && res.hooks.createOnUpdate && !r.exists(res, q.Namespace, q.Name) {
 		return w.createInstead(ctx, n)
 	}
 	return out, err
@@ -186,7 +186,10 @@ func (w *op) createInstead(ctx context.Context, obj api.Object) (Result, error) 
 // conflict is the answer: the client named a version.
 func (w *op) retry(ctx context.Context, once bool, change func(old *Item) (api.Object, error), m *mode) (Result, error) {
 	for try := 1; ; try++ {
-		old := w.r.cached(w.res, w.q.Namespace, w.q.Name)
+		old, err := w.r.current(w.res, w.q.Namespace, w.q.Name)
+		if err != nil {
+			return Result{}, err
+		}
 		if old == nil {
 			return Result{}, w.notFound()
 		}
@@ -333,7 +336,7 @@ func (w *op) storeUpdate(ctx context.Context, old *Item, obj api.Object) (Result
 	if err != nil {
 		return Result{}, err
 	}
-	if same {
+	if same && !old.Stale() { // an update that changes nothing brings an old stored version up to date
 		return answer(old), nil
 	}
 	if w.DryRun {

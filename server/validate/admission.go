@@ -200,19 +200,22 @@ func clientConfig(e *rule.Errors, c *admission.WebhookClientConfig, p *field.Pat
 	case c.URL != nil:
 		webhookURL(e, *c.URL, p.Child("url"))
 	default:
-		s, at := c.Service, p.Child("service")
-		if s.Name == "" {
-			e.Required(at.Child("name"), "service name is required")
-		}
-		if s.Namespace == "" {
-			e.Required(at.Child("namespace"), "service namespace is required")
-		}
-		if s.Port != nil && (*s.Port < 1 || *s.Port > 65535) {
-			e.Invalid(at.Child("port"), *s.Port, "port is not valid: "+validation.InclusiveRangeError(1, 65535))
-		}
-		if s.Path != nil {
-			servicePath(e, *s.Path, at.Child("path"))
-		}
+		webhookService(e, c.Service, p.Child("service"))
+	}
+}
+
+func webhookService(e *rule.Errors, s *admission.ServiceReference, at *field.Path) {
+	if s.Name == "" {
+		e.Required(at.Child("name"), "")
+	}
+	if s.Namespace == "" {
+		e.Required(at.Child("namespace"), "")
+	}
+	if s.Port != nil && (*s.Port < 1 || *s.Port > 65535) {
+		e.Invalid(at.Child("port"), *s.Port, "port is not valid: "+validation.InclusiveRangeError(1, 65535))
+	}
+	if s.Path != nil {
+		servicePath(e, *s.Path, at.Child("path"))
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 
+	admission "k8s.io/api/admissionregistration/v1"
 	"k8s.io/apiextensions-apiserver/pkg/apihelpers"
 	apiext "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	"k8s.io/apimachinery/pkg/util/validation"
@@ -158,9 +159,33 @@ func crdConversion(e *rule.Errors, c *apiext.CustomResourceConversion, p *field.
 		e.Required(at, "exactly one of url or service is required")
 	case w.ClientConfig.URL != nil:
 		webhookURL(e, *w.ClientConfig.URL, at.Child("url"))
+	default:
+		s := w.ClientConfig.Service
+		webhookService(e, &admission.ServiceReference{Namespace: s.Namespace, Name: s.Name, Path: s.Path, Port: s.Port}, at.Child("service"))
 	}
-	if c.Strategy == apiext.WebhookConverter && w != nil && !slices.Contains(w.ConversionReviewVersions, "v1") && !slices.Contains(w.ConversionReviewVersions, "v1beta1") {
-		e.Invalid(p.Child("conversionReviewVersions"), w.ConversionReviewVersions, "must include at least one of v1, v1beta1")
+	if c.Strategy == apiext.WebhookConverter && w != nil {
+		conversionReviews(e, w.ConversionReviewVersions, p.Child("conversionReviewVersions"))
+	}
+}
+
+func conversionReviews(e *rule.Errors, versions []string, p *field.Path) {
+	const known = "v1, v1beta1"
+	if len(versions) == 0 {
+		e.Required(p, "must specify one of "+known)
+		return
+	}
+	seen := rule.Unique{}
+	for i, v := range versions {
+		if seen.Again(v) {
+			e.Invalid(p.Index(i), v, "duplicate version")
+			continue
+		}
+		for _, why := range validation.IsDNS1035Label(v) {
+			e.Invalid(p.Index(i), v, why)
+		}
+	}
+	if !slices.Contains(versions, "v1") && !slices.Contains(versions, "v1beta1") {
+		e.Invalid(p, versions, "must include at least one of "+known)
 	}
 }
 
@@ -196,6 +221,9 @@ func CustomResourceDefinitionStatus(o, _ *apiext.CustomResourceDefinition) Error
 	names := rule.Unique{}
 	for _, v := range o.Spec.Versions {
 		names[v.Name] = true
+		if v.Storage && len(o.Status.StoredVersions) > 0 && !slices.Contains(o.Status.StoredVersions, v.Name) {
+			e.Invalid(p, o.Status.StoredVersions, "must have the storage version "+v.Name)
+		}
 	}
 	for i, v := range o.Status.StoredVersions {
 		if !names[v] {

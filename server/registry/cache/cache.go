@@ -273,6 +273,23 @@ func (c *Cache) Get(k *Kind, namespace, name string) (*Item, error) {
 	return i.As(k)
 }
 
+// Near is Get for those who look at metadata only: it never waits for a webhook.
+func (c *Cache) Near(k *Kind, namespace, name string) *Item {
+	b := c.shelves.Load().byKind[k.Facts.Stored()]
+	if b == nil {
+		return nil
+	}
+	i := b.get(b.kind.key(namespace, name))
+	if i == nil {
+		return nil
+	}
+	i, err := i.near(k)
+	if err != nil {
+		return nil
+	}
+	return i
+}
+
 // Subscribe is client.Cache's, for one kind.
 func (c *Cache) Subscribe(ctx context.Context, k *Kind, h func(client.Change)) error {
 	select {
@@ -291,7 +308,7 @@ func (c *Cache) Subscribe(ctx context.Context, k *Kind, h func(client.Change)) e
 	t, applied := b.snapshot()
 	t.Ascend(func(e entry) bool {
 		var i *Item
-		if i, err = e.item.As(k); err != nil {
+		if i, err = e.item.near(k); err != nil {
 			return false
 		}
 		h(client.Change{New: i.obj})

@@ -27,8 +27,10 @@ type Item struct {
 	proto  atomic.Pointer[encoded]
 	// protoSize of the raw message, 0 while unknown. A list must say its length before its first item.
 	protoSize atomic.Int32
-	// twin is the same version as an object of another kind (Facts.SameAs).
-	twin   atomic.Pointer[Item]
+	// views are the same version as objects of other kinds (Facts.SameAs); stored is what a
+	// view was made of.
+	views  atomic.Pointer[[]*Item]
+	stored *Item
 	fields atomic.Pointer[fields.Set]
 }
 
@@ -144,24 +146,6 @@ func (i *Item) encoding(p *atomic.Pointer[encoded], encode func(api.Object) ([]b
 	return b, nil
 }
 
-// As gives the same version as an object of kind k, which is the item's kind or
-// stored as it.
-func (i *Item) As(k *Kind) (*Item, error) {
-	if k == i.kind || k.FromStored == nil {
-		return i, nil
-	}
-	if t := i.twin.Load(); t != nil && t.kind == k {
-		return t, nil
-	}
-	o, err := k.FromStored(i.obj)
-	if err != nil {
-		return nil, err
-	}
-	t := &Item{kind: k, key: i.key, obj: o, rev: i.rev, size: i.size, budget: i.budget}
-	i.twin.Store(t)
-	return t, nil
-}
-
 // fieldSet computes the selectable fields once.
 func (i *Item) fieldSet() fields.Set {
 	if s := i.fields.Load(); s != nil {
@@ -228,7 +212,8 @@ func (e *encoded) kept() ([]byte, bool) {
 // budget bounds the bytes of kept encodings: first in, first out, with a second
 // chance for what was asked for again.
 type budget struct {
-	limit int
+	limit     int
+	converted converted
 
 	mu    sync.Mutex
 	total int

@@ -24,9 +24,13 @@ type Kind struct {
 	// FromStored makes an object of this kind out of a stored one; nil for kinds
 	// that are stored as they are.
 	FromStored func(o api.Object) (api.Object, error)
+	// Convert is FromStored, which is nil then, for many at once, where it is slow and may
+	// fail: by a webhook. Lists and watches call it aside; nobody else waits for it.
+	Convert func(in []api.Object) ([]api.Object, error)
 	// Loaded mends an object that was read from the store; nil: nothing to mend.
 	Loaded func(o api.Object)
 
+	flights    *flights // of Convert
 	prefix     string
 	jsonPrefix []byte // `{"kind":"Pod","apiVersion":"v1",`
 	envelope   []byte // "k8s\0" and the type of a runtime.Unknown
@@ -46,6 +50,7 @@ var protoMagic = []byte("k8s\x00")
 func NewKind(k Kind) *Kind {
 	f := k.Facts
 	k.prefix = f.Prefix()
+	k.flights = &flights{of: map[*Item]*flight{}}
 	av := f.GroupVersion().String()
 	if !f.Dynamic {
 		k.jsonPrefix = fmt.Appendf(nil, `{"kind":%q,"apiVersion":%q,`, f.Kind, av)

@@ -51,13 +51,18 @@ func (c *Cache) List(ctx context.Context, k *Kind, o ListOptions) (Page, error) 
 	if o.Revision > 0 {
 		p.Revision = o.Revision // nothing of this kind has changed since
 	}
-	err = p.collect(k, o, func(from, to string, each func(entry) bool) {
+	walk := func(from, to string, each func(entry) bool) {
 		if to == "" {
 			t.AscendGreaterOrEqual(entry{key: from}, each)
 		} else {
 			t.AscendRange(entry{key: from}, entry{key: to}, each)
 		}
-	})
+	}
+	as, err := k.ahead(&o, walk)
+	if err != nil {
+		return Page{}, err
+	}
+	err = p.collect(k, o, walk, as)
 	p.Bulky = c.bulky(p.Items)
 	return p, err
 }
@@ -91,7 +96,7 @@ func (o *ListOptions) bounds(k *Kind) (from, to string) {
 }
 
 // collect walks a range in key order and fills the page.
-func (p *Page) collect(k *Kind, o ListOptions, walk func(from, to string, each func(entry) bool)) error {
+func (p *Page) collect(k *Kind, o ListOptions, walk func(from, to string, each func(entry) bool), as func(*Item) (*Item, error)) error {
 	from, to := o.bounds(k)
 	if to != "" && from >= to {
 		return nil
@@ -106,7 +111,7 @@ func (p *Page) collect(k *Kind, o ListOptions, walk func(from, to string, each f
 			return true
 		}
 		var i *Item
-		if i, err = e.item.As(k); err != nil {
+		if i, err = as(e.item); err != nil {
 			return false
 		}
 		if !o.Filter.match(i) {
@@ -146,13 +151,18 @@ func (c *Cache) listPast(ctx context.Context, k *Kind, b *shelf, o ListOptions) 
 		return Page{}, err
 	}
 	p := Page{Revision: o.Revision, Bulky: true} // nobody asks for these items again
-	err = p.collect(k, o, func(from, to string, each func(entry) bool) {
+	walk := func(from, to string, each func(entry) bool) {
 		for _, i := range items {
 			if i.key >= from && (to == "" || i.key < to) && !each(entry{i.key, i}) {
 				return
 			}
 		}
-	})
+	}
+	as, err := k.ahead(&o, walk)
+	if err != nil {
+		return Page{}, err
+	}
+	err = p.collect(k, o, walk, as)
 	return p, err
 }
 
@@ -164,7 +174,7 @@ func (c *Cache) Each(k *Kind, namespace string, each func(*Item) bool) {
 	}
 	t, _ := b.snapshot()
 	visit := func(e entry) bool {
-		i, err := e.item.As(k)
+		i, err := e.item.near(k)
 		return err != nil || each(i)
 	}
 	if namespace == "" || k.Facts.Cluster {

@@ -187,12 +187,12 @@ func (b *subscriber) offer(c *change) {
 	}
 	ch := client.Change{Revision: c.rev}
 	if c.old != nil {
-		if i, err := c.old.As(b.kind); err == nil {
+		if i, err := c.old.near(b.kind); err == nil {
 			ch.Old = i.obj
 		}
 	}
 	if c.item != nil {
-		if i, err := c.item.As(b.kind); err == nil {
+		if i, err := c.item.near(b.kind); err == nil {
 			ch.New = i.obj
 		}
 	}

@@ -29,6 +29,9 @@ const InitialEventsEnd = "k8s.io/initial-events-end"
 type Event struct {
 	Type apiwatch.EventType
 	Item *Item
+
+	// raw is a change that has not been converted: see Watch.resolved.
+	raw *change
 }
 
 // WatchOptions say what to watch.
@@ -103,14 +106,17 @@ func (w *Watch) start(ctx context.Context) error {
 		t, applied := b.snapshot()
 		w.after, w.initAt = applied, max(seen, applied)
 		w.endMark = w.opts.EndMark
-		p := Page{}
-		if err := p.collect(w.kind, ListOptions{Filter: w.opts.Filter}, func(from, to string, each func(entry) bool) {
+		p, filter := Page{}, w.opts.Filter
+		if w.kind.Convert != nil { // converted when handed out: the feed waits for this to end
+			filter = Filter{Namespace: filter.Namespace, Name: filter.Name}
+		}
+		if err := p.collect(w.kind, ListOptions{Filter: filter}, func(from, to string, each func(entry) bool) {
 			if to == "" {
 				t.AscendGreaterOrEqual(entry{key: from}, each)
 			} else {
 				t.AscendRange(entry{key: from}, entry{key: to}, each)
 			}
-		}); err != nil {
+		}, func(i *Item) (*Item, error) { return i.near(w.kind) }); err != nil {
 			return err
 		}
 		w.initial = p.Items
@@ -162,31 +168,47 @@ func (w *Watch) add(c *change) {
 	}
 }
 
-// event is the change as this watch sees it: an object that comes to match is
-// ADDED, one that no longer matches DELETED.
+// event is the change as it is queued: as the watch sees it, or raw where that takes a
+// webhook.
 func (w *Watch) event(c *change) (Event, bool) {
-	f := &w.opts.Filter
-	var old, item *Item
-	if c.old != nil {
-		if i, err := c.old.As(w.kind); err == nil && f.match(i) {
-			old = i
-		}
+	if w.kind.Convert != nil {
+		f := &w.opts.Filter
+		return Event{raw: c}, c.old != nil && f.places(c.old) || c.item != nil && f.places(c.item)
 	}
-	if c.item != nil {
-		if i, err := c.item.As(w.kind); err == nil && f.match(i) {
-			item = i
+	e, ok, err := w.seen(c)
+	return e, ok && err == nil
+}
+
+// seen is the change as this watch sees it: an object that comes to match is ADDED, one
+// that no longer matches DELETED.
+func (w *Watch) seen(c *change) (Event, bool, error) {
+	as := func(i *Item) (*Item, error) {
+		if i == nil {
+			return nil, nil
 		}
+		i, err := i.As(w.kind)
+		if err != nil || !w.opts.Filter.match(i) {
+			return nil, err
+		}
+		return i, nil
 	}
+	old, err := as(c.old)
+	if err != nil {
+		return Event{}, false, err
+	}
+	item, err := as(c.item)
 	switch {
-	case old == nil && item == nil:
-		return Event{}, false
+	case err != nil || old == nil && item == nil:
+		return Event{}, false, err
 	case old == nil:
-		return Event{apiwatch.Added, item}, true
+		return Event{Type: apiwatch.Added, Item: item}, true, nil
 	case item != nil:
-		return Event{apiwatch.Modified, item}, true
+		return Event{Type: apiwatch.Modified, Item: item}, true, nil
+	case w.kind.Convert != nil: // no need to ask for the same content again
+		return Event{Type: apiwatch.Deleted, Item: old.at(c.rev)}, true, nil
 	}
 	last, err := c.gone().As(w.kind)
-	return Event{apiwatch.Deleted, last}, err == nil
+	return Event{Type: apiwatch.Deleted, Item: last}, true, err
 }
 
 // end makes Next return io.EOF once the queue is empty.
@@ -212,6 +234,18 @@ func (w *Watch) Close() {
 // the next call. It returns io.EOF when the watch is over, and the datastore's
 // ErrCompacted when history that it needs went away.
 func (w *Watch) Next(ctx context.Context) ([]Event, error) {
+	for {
+		events, err := w.next(ctx)
+		if err != nil || w.kind.Convert == nil {
+			return events, err
+		}
+		if events, err = w.resolved(events); err != nil || len(events) > 0 {
+			return events, err
+		}
+	}
+}
+
+func (w *Watch) next(ctx context.Context) ([]Event, error) {
 	if w.over {
 		return nil, io.EOF
 	}
@@ -243,7 +277,9 @@ func (w *Watch) nextInitial() []Event {
 	n := min(len(w.initial), initialChunk)
 	out := make([]Event, n)
 	for i := range n {
-		out[i] = Event{apiwatch.Added, w.initial[i]}
+		if out[i] = (Event{Type: apiwatch.Added, Item: w.initial[i]}); w.kind.Convert != nil {
+			out[i] = Event{raw: &change{rev: w.initial[i].rev, item: w.initial[i]}}
+		}
 	}
 	w.initial = w.initial[n:]
 	return out
@@ -303,5 +339,5 @@ func (w *Watch) mark(revision int64, end bool) Event {
 	if end {
 		o.SetAnnotations(map[string]string{InitialEventsEnd: "true"})
 	}
-	return Event{apiwatch.Bookmark, &Item{kind: w.kind, obj: o, rev: revision}}
+	return Event{Type: apiwatch.Bookmark, Item: &Item{kind: w.kind, obj: o, rev: revision}}
 }
