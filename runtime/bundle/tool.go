@@ -39,6 +39,15 @@ func Open(name string) (*os.File, error) {
 	return inMemory(embedded, name, sums[name])
 }
 
+// Keep puts an embedded program into dir, as Exec does, and returns its path.
+func Keep(name, dir string) (string, error) {
+	path, memory, err := tool(embedded, name, dir)
+	if memory != nil { // dir cannot be written
+		err = errors.Join(fmt.Errorf("unpacking %s into %s: the folder cannot be written", name, dir), memory.Close())
+	}
+	return path, err
+}
+
 // tool makes the program executable. The path is valid as long as memory, which may
 // be nil, is open.
 func tool(from fs.FS, name, dir string) (path string, memory *os.File, err error) {

@@ -34,10 +34,11 @@ func save(out string, v2 *spec.Swagger, v3 map[string]*spec3.OpenAPI) error {
 	if err != nil {
 		return fmt.Errorf("converting version 2: %w", err)
 	}
-	if err := savePair(out, "v2", data, doc); err != nil {
+	if err := savePair(out, "v2", data, doc, data); err != nil {
 		return err
 	}
 	index["v2"] = hash(data)
+	base := data
 	for key, d := range v3 {
 		data, err := d.MarshalJSON()
 		if err != nil {
@@ -48,7 +49,7 @@ func save(out string, v2 *spec.Swagger, v3 map[string]*spec3.OpenAPI) error {
 			return fmt.Errorf("converting %s: %w", key, err)
 		}
 		name := "v3/" + key
-		if err := savePair(out, name, data, doc); err != nil {
+		if err := savePair(out, name, data, doc, base); err != nil {
 			return err
 		}
 		index[name] = hash(data)
@@ -60,20 +61,26 @@ func save(out string, v2 *spec.Swagger, v3 map[string]*spec3.OpenAPI) error {
 	return os.WriteFile(filepath.Join(out, "index.json"), append(text, '\n'), 0o644)
 }
 
-func savePair(out, name string, data []byte, doc proto.Message) error {
+// savePair packs all but the base itself with the base as their dictionary, as
+// server/rest/openapi reads them.
+func savePair(out, name string, data []byte, doc proto.Message, base []byte) error {
 	pb, err := proto.MarshalOptions{Deterministic: true}.Marshal(doc)
 	if err != nil {
 		return err
 	}
 	file := filepath.Join(out, strings.ReplaceAll(name, "/", "__"))
-	if err := compress(file+".json.zst", data); err != nil {
+	if err := compress(file+".json.zst", data, base); err != nil {
 		return err
 	}
-	return compress(file+".pb.zst", pb)
+	return compress(file+".pb.zst", pb, base)
 }
 
-func compress(file string, data []byte) error {
-	enc, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedBestCompression), zstd.WithWindowSize(8<<20))
+func compress(file string, data, base []byte) error {
+	options := []zstd.EOption{zstd.WithEncoderLevel(zstd.SpeedBestCompression), zstd.WithWindowSize(8 << 20)}
+	if &data[0] != &base[0] {
+		options = append(options, zstd.WithEncoderDictRaw(1, base))
+	}
+	enc, err := zstd.NewWriter(nil, options...)
 	if err != nil {
 		return err
 	}

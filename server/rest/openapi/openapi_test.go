@@ -1,7 +1,10 @@
 package openapi
 
 import (
+	"crypto/sha256"
 	"encoding/json"
+	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -170,5 +173,50 @@ func TestSetAddsAndRemoves(t *testing.T) {
 	d.Set("v3/apis/x.io/v1", Document{})
 	if resp, _ := get(t, s.URL+"/openapi/v3/apis/x.io/v1"); resp.StatusCode != 404 {
 		t.Errorf("after removal: %s", resp.Status)
+	}
+}
+
+// TestDocumentsAreWhole: each embedded document is the one that the index speaks of, and its
+// protobuf twin opens.
+func TestDocumentsAreWhole(t *testing.T) {
+	d, err := New()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, doc := range d.documents() {
+		for _, protobuf := range []bool{false, true} {
+			r, err := doc.Open(protobuf)
+			if err != nil {
+				t.Fatal(err)
+			}
+			data, err := io.ReadAll(r)
+			if err := errors.Join(err, r.Close()); err != nil || len(data) == 0 {
+				t.Errorf("%s: %d bytes, %v", name, len(data), err)
+			}
+			if hash := fmt.Sprintf("%X", sha256.Sum256(data)); !protobuf && hash != doc.Hash {
+				t.Errorf("%s has hash %s, the index says %s", name, hash, doc.Hash)
+			}
+		}
+	}
+}
+
+func BenchmarkOpen(b *testing.B) {
+	d, err := New()
+	if err != nil {
+		b.Fatal(err)
+	}
+	for _, name := range []string{"v2", "v3/api/v1", "v3/apis/apps/v1"} {
+		b.Run(name, func(b *testing.B) {
+			for b.Loop() {
+				r, err := d.documents()[name].Open(true)
+				if err != nil {
+					b.Fatal(err)
+				}
+				if _, err := io.Copy(io.Discard, r); err != nil {
+					b.Fatal(err)
+				}
+				r.Close()
+			}
+		})
 	}
 }
