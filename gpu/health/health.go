@@ -220,7 +220,9 @@ func judge(r Reading) (Class, Cause, bool) {
 	case bad != nil && bad.Code == device.CodeHang:
 		return ClassReset, Cause{Text: "the driver hangs on the GPU: " + bad.Error(), Remedy: ClassReset, Lost: true}, true
 	case bad != nil:
-		return ClassReset, Cause{Text: "the GPU does not answer: " + bad.Error(), Remedy: ClassReset}, true
+		// Only a driver that says so tells that what runs on the card is lost; a crash may
+		// be the helper's own.
+		return ClassReset, Cause{Text: "the GPU does not answer: " + bad.Error(), Remedy: ClassReset}, bad.Code == device.CodeResetRequired
 	case flag(device.RemapFailure):
 		return ClassFail, Cause{Text: "row remapping failed: the memory is worn out", Remedy: ClassFail}, true
 	}

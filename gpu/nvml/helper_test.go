@@ -15,7 +15,10 @@ import (
 	"time"
 
 	"orch/gpu/device"
+	"orch/gpu/health"
+	"orch/gpu/inventory"
 	"orch/gpu/nvml/wire"
+	"orch/gpu/sysfs"
 )
 
 // built is what TestMain makes once: the helper, and drivers to load.
@@ -468,6 +471,78 @@ func BenchmarkStart(b *testing.B) {
 			b.Fatal(err)
 		}
 		if err := c.Release(b.Context()); err != nil {
+			b.Fatal(err)
+		}
+		c.Resume()
+	}
+}
+
+// loaded is a host, in a folder, whose module holds the fake driver's two cards.
+func loaded(t testing.TB) string {
+	t.Helper()
+	root := t.TempDir()
+	files := map[string]string{"proc/driver/nvidia/version": "NVRM version: NVIDIA UNIX x86_64 Kernel Module  580.159.03  Tue Sep  1 2026\n", "proc/devices": "195 nvidia\n507 nvidia-uvm\n"}
+	for i, address := range []string{"0000:17:00.0", "0000:27:00.0"} {
+		dir := "sys/bus/pci/devices/" + address
+		files[dir+"/vendor"], files[dir+"/device"], files[dir+"/class"], files[dir+"/numa_node"] = "0x10de\n", "0x2335\n", "0x030200\n", "0\n"
+		files["proc/driver/nvidia/gpus/"+address+"/information"] = fmt.Sprintf("GPU UUID:\t GPU-fake-%d\nDevice Minor:\t %d\n", i, i)
+	}
+	for name, text := range files {
+		path := filepath.Join(root, name)
+		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, []byte(text), 0o644)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return root
+}
+
+func inventoryOf(t testing.TB, ctx context.Context, c *Client, root string) (*inventory.Inventory, <-chan error) {
+	t.Helper()
+	i, err := inventory.New(inventory.Config{Host: sysfs.New(sysfs.Config{Root: root}), Driver: c})
+	if err != nil {
+		t.Fatal(err)
+	}
+	over := make(chan error, 1)
+	go func() { over <- i.Run(ctx) }()
+	return i, over
+}
+
+func TestInventoryOverARealHelper(t *testing.T) {
+	lib, steer := driver(t)
+	c := client(t, lib, steer)
+	ctx, cancel := context.WithCancel(t.Context())
+	i, over := inventoryOf(t, ctx, c, loaded(t))
+	<-i.Ready()
+	s := i.State()
+	if s.Machine.Tier != device.TierNVML || len(s.Machine.GPUs) != 2 || !s.Allocatable("GPU-fake-0") || !s.Allocatable("MIG-fake-1-0") || *s.Machine.GPUs[0].NUMANode != 0 || s.Machine.GPUs[1].PCI.Driver != "" {
+		t.Errorf("state is %+v", s)
+	}
+	changed := i.Subscribe(ctx)
+	does(t, steer, "xid", "79")
+	for s.Allocatable("MIG-fake-1-0") { // an error of the whole card, through the library's event set
+		<-changed
+		s = i.State()
+	}
+	if u := s.Units[inventory.Card("GPU-fake-1")]; u.State != health.Draining || !s.Allocatable("GPU-fake-0") {
+		t.Errorf("units are %+v", s.Units)
+	}
+	cancel()
+	if err := <-over; err != nil {
+		t.Error(err)
+	}
+}
+
+// BenchmarkReady is from an agent's start to a node that knows what it can give out.
+func BenchmarkReady(b *testing.B) {
+	lib, steer := driver(b)
+	c := client(b, lib, steer)
+	root := loaded(b)
+	for b.Loop() {
+		ctx, cancel := context.WithCancel(b.Context())
+		i, over := inventoryOf(b, ctx, c, root)
+		<-i.Ready()
+		cancel()
+		if err := errors.Join(<-over, c.Release(b.Context())); err != nil {
 			b.Fatal(err)
 		}
 		c.Resume()
