@@ -12,5 +12,17 @@ func (s *Server) Kinds() []*api.Facts {
 	return out
 }
 
+// Collected lists every kind whose objects controllers look after whatever it is: those that
+// are stored, and the versions that they are served in.
+func (s *Server) Collected() []*api.Facts {
+	out := s.registry.Stored()
+	for _, f := range s.Kinds() {
+		if f.SameAs != nil {
+			out = append(out, f)
+		}
+	}
+	return out
+}
+
 // KindsChanged returns a channel that closes when the list of kinds changes next.
 func (s *Server) KindsChanged() <-chan struct{} { return s.registry.Changed() }

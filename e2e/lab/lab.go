@@ -126,6 +126,15 @@ func (h *Host) Dial(ctx context.Context, network, address string) (c net.Conn, e
 	return c, err
 }
 
+// Listen takes a port on the host, for a server in this process.
+func (h *Host) Listen(network, address string) (l net.Listener, err error) {
+	err = netns.Do(h.ns, func() error {
+		l, err = net.Listen(network, address)
+		return err
+	})
+	return l, err
+}
+
 // Cut takes the host off the network, Mend puts it back.
 func (h *Host) Cut()  { h.setLink(false) }
 func (h *Host) Mend() { h.setLink(true) }

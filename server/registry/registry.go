@@ -185,6 +185,19 @@ func tableName(group, version, plural string) string { return group + "/" + vers
 // Resources lists the table. Do not change it.
 func (r *Registry) Resources() []*Resource { return r.table.Load().list }
 
+// Stored lists the kinds under which objects lie in the store. Those of a custom resource with
+// several versions are served as none of them, but as views of it.
+func (r *Registry) Stored() []*api.Facts {
+	var out []*api.Facts
+	for f, res := range r.table.Load().byFacts {
+		if f.SameAs == nil && !res.Computed {
+			out = append(out, f)
+		}
+	}
+	slices.SortFunc(out, func(a, b *api.Facts) int { return cmp.Compare(a.Prefix(), b.Prefix()) })
+	return out
+}
+
 // Find returns the row of a REST address, nil if there is none.
 func (r *Registry) Find(group, version, plural string) *Resource {
 	return r.table.Load().byName[tableName(group, version, plural)]

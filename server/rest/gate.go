@@ -6,8 +6,10 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"net/url"
+	"slices"
 	"sync"
 	"time"
+	"unicode/utf8"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	utilnet "k8s.io/apimachinery/pkg/util/net"
@@ -59,37 +61,52 @@ func auditID() string {
 type warnings struct {
 	mu   sync.Mutex
 	list []string
-	size int
+	// size and short are the runes of all texts, as they are and cut to maxWarning.
+	size, short int
 }
 
-// maxWarnings bounds the bytes of all warnings of one answer, as upstream does.
-const maxWarnings = 4 << 10
+// Limits of the runes of all warnings of one answer, and of each where these are too many,
+// as upstream's.
+const (
+	maxWarnings = 4 << 10
+	maxWarning  = 256
+)
 
 func (c *warnings) add(text string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for _, w := range c.list {
-		if w == text {
-			return
-		}
-	}
-	if c.size+len(text) > maxWarnings {
+	if text = firstRunes(text, maxWarnings+1); text == "" || c.short >= maxWarnings || slices.Contains(c.list, text) {
 		return
 	}
-	c.size += len(text)
+	n := utf8.RuneCountInString(text)
+	c.size, c.short = c.size+n, c.short+min(n, maxWarning)
 	c.list = append(c.list, text)
 }
 
-// write puts the warnings into the header, which must not have been sent.
+// write puts the warnings into the header, which must not have been sent. When they are
+// too much together, each is cut.
 func (c *warnings) write(h http.Header) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, text := range c.list {
+		if c.size > maxWarnings {
+			text = firstRunes(text, maxWarning)
+		}
 		if v, err := utilnet.NewWarningHeader(299, "-", text); err == nil {
 			h.Add("Warning", v)
 		}
 	}
 	c.list = nil
+}
+
+func firstRunes(s string, n int) string {
+	for i := range s {
+		if n == 0 {
+			return s[:i]
+		}
+		n--
+	}
+	return s
 }
 
 // readAll reads r to its end; size is the length if known, else -1.

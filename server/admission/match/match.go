@@ -1,5 +1,5 @@
-// Package match tells which requests users' policies mean, as upstream's matching
-// package: rules and excluded rules, equivalent kinds, namespace and object selectors.
+// Package match tells which requests users' policies and webhooks mean, as upstream's
+// matching package: rules and excluded rules, equivalent kinds, namespace and object selectors.
 // And it shows a request's objects in the version that a policy asks for, each made once.
 // It changes nothing. Start reading at Criteria and Request.Matches; view.go has the versions.
 package match
@@ -39,6 +39,15 @@ func Compile(m *admission.MatchResources) *Criteria {
 	return c
 }
 
+// CompileRules compiles what a webhook means.
+func CompileRules(rules []admission.RuleWithOperations, policy *admission.MatchPolicyType, namespaces, objects *metav1.LabelSelector) *Criteria {
+	m := &admission.MatchResources{MatchPolicy: policy, NamespaceSelector: namespaces, ObjectSelector: objects}
+	for _, r := range rules {
+		m.ResourceRules = append(m.ResourceRules, admission.NamedRuleWithOperations{RuleWithOperations: r})
+	}
+	return Compile(m)
+}
+
 func (c *Criteria) selector(s *metav1.LabelSelector) labels.Selector {
 	if s == nil || len(s.MatchLabels)+len(s.MatchExpressions) == 0 {
 		return nil
@@ -52,31 +61,41 @@ func (c *Criteria) selector(s *metav1.LabelSelector) labels.Selector {
 
 // Matches tells whether the request is meant, and as which kind.
 func (r *Request) Matches(c *Criteria) (as *api.Facts, ok bool, err error) {
-	if c.broken != nil {
-		return nil, false, c.broken
-	}
-	var missing error
-	if c.namespaces != nil && r.Namespace() != "" {
-		set, err := r.namespaceLabels()
-		if err == nil && !c.namespaces.Matches(set) {
-			return nil, false, nil
-		}
-		missing = err // counts only if the rules mean the request
-	}
-	if c.objects != nil && !labelled(r.A.Object, c.objects) && !labelled(r.A.Old, c.objects) {
-		return nil, false, nil
+	ok, missing := r.Selected(c)
+	if missing == nil && !ok || c.broken != nil {
+		return nil, false, missing
 	}
 	if f := r.ruled(c.excluded, c.equivalent); f != nil {
 		return nil, false, nil
 	}
 	as = r.A.Resource.Facts
 	if len(c.rules) > 0 {
-		if as = r.ruled(c.rules, c.equivalent); as == nil {
+		if as = r.Ruled(c); as == nil {
 			return nil, false, nil
 		}
 	}
-	return as, missing == nil, missing
+	return as, missing == nil, missing // that the namespace is missing counts only if the rules mean the request
 }
+
+// Selected tells whether the selectors take the request in.
+func (r *Request) Selected(c *Criteria) (bool, error) {
+	if c.broken != nil {
+		return false, c.broken
+	}
+	if c.objects != nil && !labelled(r.A.Object, c.objects) && !labelled(r.A.Old, c.objects) {
+		return false, nil
+	}
+	if c.namespaces == nil || r.Namespace() == "" {
+		return true, nil
+	}
+	set, err := r.namespaceLabels()
+	return err == nil && c.namespaces.Matches(set), err
+}
+
+// Ruled gives the kind as which the rules name the request's resource, nil if they do not.
+// Nothing else of the request counts than its kind, operation and subresource, whether
+// it has a namespace, and, where rules list them, its name.
+func (r *Request) Ruled(c *Criteria) *api.Facts { return r.ruled(c.rules, c.equivalent) }
 
 // ruled gives the kind as which the rules name the request's resource: its own, else the
 // first equivalent one; nil for none.

@@ -1,6 +1,8 @@
 package match
 
 import (
+	"encoding/json"
+	"fmt"
 	"reflect"
 	"sync"
 
@@ -68,7 +70,11 @@ type View struct {
 	Object, Old runtime.Object
 	request     *Request
 	asked       *expression.Request
+	json        *encoded
 }
+
+// encoded are the objects in JSON, with their kind; nil for none.
+type encoded struct{ object, old []byte }
 
 // As gives the view of a kind that is the request's or equivalent to it.
 func (r *Request) As(f *api.Facts) (*View, error) {
@@ -109,17 +115,44 @@ func present(o runtime.Object) runtime.Object {
 func (v *View) Expression() *expression.Request {
 	if v.asked == nil {
 		v.asked = &expression.Request{
-			Object: expression.WithKind(v.Object, v.Kind), Old: expression.WithKind(v.Old, v.Kind), Admission: v.review(),
+			Object: expression.WithKind(v.Object, v.Kind), Old: expression.WithKind(v.Old, v.Kind), Admission: v.Review(),
 		}
 	}
 	return v.asked
 }
 
 // Taken makes another object the view's; the request stays as it is.
-func (v *View) Taken(o runtime.Object) { v.Object, v.asked = o, nil }
+func (v *View) Taken(o runtime.Object) { v.Object, v.asked, v.json = o, nil, nil }
 
-// review is an admission review's request but for the objects and the UID.
-func (v *View) review() *admissionv1.AdmissionRequest {
+// JSON is the objects with their kind, encoded once. A view that was encoded may be read by
+// many at once.
+func (v *View) JSON() (object, old []byte, err error) {
+	if v.json == nil {
+		e := &encoded{}
+		if e.object, err = encode(v.Object, v.Kind); err == nil {
+			e.old, err = encode(v.Old, v.Kind)
+		}
+		if err != nil {
+			return nil, nil, err
+		}
+		v.json = e
+	}
+	return v.json.object, v.json.old, nil
+}
+
+func encode(o runtime.Object, kind schema.GroupVersionKind) ([]byte, error) {
+	if o == nil {
+		return nil, nil
+	}
+	b, err := json.Marshal(expression.WithKind(o, kind))
+	if err != nil {
+		return nil, fmt.Errorf("encoding %s for admission: %w", kind.Kind, err)
+	}
+	return b, nil
+}
+
+// Review is an admission review's request but for the objects and the UID.
+func (v *View) Review() *admissionv1.AdmissionRequest {
 	a := v.request.A
 	out := &admissionv1.AdmissionRequest{
 		Kind: metav1.GroupVersionKind(v.Kind), Resource: metav1.GroupVersionResource(v.As.GVR()), SubResource: a.Subresource,

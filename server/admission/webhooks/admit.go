@@ -17,6 +17,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"orch/api"
+	"orch/server/admission/match"
 	"orch/server/apply"
 	"orch/server/registry"
 )
@@ -61,20 +62,20 @@ func (w *Webhooks) Admit(ctx context.Context, a *registry.Attributes) error {
 	if a.Mutation.Second && !equality.Semantic.DeepEqual(r.left, a.Object) {
 		r.changed()
 	}
-	v := w.views(a)
+	v := w.matcher.Request(a)
 	for i := range list {
 		if err := w.admitOne(ctx, &list[i], v, r); err != nil {
 			return err
 		}
 	}
-	if o := present(a.Object); o != nil {
-		r.left = o.DeepCopyObject()
+	if a.Object != nil && a.Operation != registry.Delete {
+		r.left = a.Object.DeepCopyObject()
 	}
 	return nil
 }
 
-func (w *Webhooks) admitOne(ctx context.Context, c *candidate, v *views, r *rounds) error {
-	a := v.a
+func (w *Webhooks) admitOne(ctx context.Context, c *candidate, v *match.Request, r *rounds) error {
+	a := v.A
 	ok, err := w.wanted(ctx, c, v, "admit")
 	if err != nil || !ok || a.Mutation.Second && !slices.Contains(r.due, c.id) {
 		return err
@@ -85,7 +86,7 @@ func (w *Webhooks) admitOne(ctx context.Context, c *candidate, v *views, r *roun
 	if changed {
 		a.Mutation.Changed, a.Mutation.Again = true, true
 		r.changed()
-		v.changed()
+		v.Changed()
 	}
 	if c.again {
 		r.invoked = append(r.invoked, c.id)
@@ -99,12 +100,16 @@ func (w *Webhooks) admitOne(ctx context.Context, c *candidate, v *views, r *roun
 }
 
 // mutate calls a hook and does what it says.
-func (w *Webhooks) mutate(ctx context.Context, c *candidate, v *views, n *note) (changed bool, err error) {
-	answer, err := w.call(ctx, c, v, true)
+func (w *Webhooks) mutate(ctx context.Context, c *candidate, v *match.Request, n *note) (changed bool, err error) {
+	shown, err := v.As(c.as)
+	if err != nil {
+		return false, apierrors.NewInternalError(err)
+	}
+	answer, err := w.call(ctx, c, shown, true)
 	if err != nil {
 		return false, err
 	}
-	tell(v.a, c, answer)
+	tell(v.A, c, answer)
 	switch {
 	case !answer.Allowed:
 		return false, &rejection{denied(c.name, answer.Result)}
@@ -120,32 +125,31 @@ func (w *Webhooks) mutate(ctx context.Context, c *candidate, v *views, n *note) 
 	if len(operations) == 0 {
 		return false, nil
 	}
-	shown, err := v.as(c.as)
-	if err != nil {
-		return false, apierrors.NewInternalError(err)
-	}
-	if shown.object == nil {
+	if shown.Object == nil {
 		return false, apierrors.NewInternalError(fmt.Errorf("admission webhook %q attempted to modify the object, which is not supported for this operation", c.name))
 	}
 	now, err := w.patched(shown, answer.Patch)
 	if err != nil {
 		return false, err
 	}
-	changed = !equality.Semantic.DeepEqual(shown.object, now)
+	changed = !equality.Semantic.DeepEqual(shown.Object, now)
 	n.patched(operations)
-	return changed, w.take(v.a, now, c.as, shown)
+	return changed, w.take(v.A, now, shown)
 }
 
 // patched is the object that a patch makes of the one that a hook saw.
-func (w *Webhooks) patched(shown *view, patch []byte) (runtime.Object, error) {
-	doc, err := (&apply.Applier{}).Patch(types.JSONPatchType, shown.asJSON, patch, nil)
+func (w *Webhooks) patched(shown *match.View, patch []byte) (runtime.Object, error) {
+	doc, _, err := shown.JSON()
+	if err == nil {
+		doc, err = (&apply.Applier{}).Patch(types.JSONPatchType, doc, patch, nil)
+	}
 	if err != nil {
 		if both, ok := err.(interface{ Unwrap() []error }); ok && errors.Is(err, apply.ErrCannotApply) {
 			err = both.Unwrap()[1] // the library's words, as upstream shows them
 		}
 		return nil, apierrors.NewInternalError(err)
 	}
-	now := reflect.New(reflect.TypeOf(shown.object).Elem()).Interface().(runtime.Object)
+	now := reflect.New(reflect.TypeOf(shown.Object).Elem()).Interface().(runtime.Object)
 	if _, err := apply.Decode(doc, now, false); err != nil {
 		return nil, apierrors.NewInternalError(err)
 	}
@@ -154,8 +158,8 @@ func (w *Webhooks) patched(shown *view, patch []byte) (runtime.Object, error) {
 
 // take makes what a hook left the request's object: defaults of the version that the
 // hook saw, then back to the request's.
-func (w *Webhooks) take(a *registry.Attributes, now runtime.Object, as *api.Facts, shown *view) error {
-	whole := shown.kind == as.GVK()
+func (w *Webhooks) take(a *registry.Attributes, now runtime.Object, shown *match.View) error {
+	as, whole := shown.As, shown.Whole()
 	if !as.Dynamic || !whole {
 		now.GetObjectKind().SetGroupVersionKind(schema.GroupVersionKind{}) // in memory the type says it
 	}

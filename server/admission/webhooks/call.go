@@ -18,6 +18,7 @@ import (
 	utiljson "k8s.io/apimachinery/pkg/util/json"
 	"k8s.io/apimachinery/pkg/util/uuid"
 
+	"orch/server/admission/match"
 	"orch/server/webhook"
 )
 
@@ -45,9 +46,9 @@ type rejection struct{ *apierrors.StatusError }
 
 // call asks a hook about the request as v shows it. The response is one that may be acted
 // on, allowed or not.
-func (w *Webhooks) call(ctx context.Context, c *candidate, vs *views, mutating bool) (*admissionv1.AdmissionResponse, error) {
-	a := vs.a
-	if a.DryRun {
+func (w *Webhooks) call(ctx context.Context, c *candidate, v *match.View, mutating bool) (*admissionv1.AdmissionResponse, error) {
+	ask := v.Review()
+	if *ask.DryRun {
 		switch s := c.sideEffects; {
 		case s == nil:
 			return nil, &callError{c.name, errors.New("Webhook SideEffects is nil"), 400} //nolint // upstream's words
@@ -66,9 +67,14 @@ func (w *Webhooks) call(ctx context.Context, c *candidate, vs *views, mutating b
 		return nil, &callError{c.name, errors.New("could not create admission objects: webhook does not accept known AdmissionReview versions (v1, v1beta1)"), 400}
 	}
 	uid := uuid.NewUUID()
-	body, err := review(vs, c, version, uid)
+	object, old, err := v.JSON()
 	if err != nil {
-		return nil, err
+		return nil, apierrors.NewInternalError(err)
+	}
+	ask.UID, ask.Object, ask.OldObject = uid, runtime.RawExtension{Raw: object}, runtime.RawExtension{Raw: old}
+	body, err := json.Marshal(&admissionv1.AdmissionReview{TypeMeta: metav1.TypeMeta{Kind: "AdmissionReview", APIVersion: reviewGroup + version}, Request: ask})
+	if err != nil {
+		return nil, apierrors.NewInternalError(err)
 	}
 	ctx, cancel := context.WithTimeout(ctx, c.timeout)
 	defer cancel()
@@ -89,21 +95,6 @@ func (w *Webhooks) call(ctx context.Context, c *candidate, vs *views, mutating b
 		return nil, &callError{c.name, fmt.Errorf("received invalid webhook response: %w", err), 503}
 	}
 	return out.Response, nil
-}
-
-// review is the body of a call.
-func review(vs *views, c *candidate, version string, uid types.UID) ([]byte, error) {
-	v, err := vs.as(c.as)
-	if err != nil {
-		return nil, apierrors.NewInternalError(err)
-	}
-	if err := v.encode(); err != nil {
-		return nil, apierrors.NewInternalError(err)
-	}
-	r := requestOf(vs.a, v, c.as)
-	r.UID = uid
-	r.Object, r.OldObject = runtime.RawExtension{Raw: v.asJSON}, runtime.RawExtension{Raw: v.oldJSON}
-	return json.Marshal(&admissionv1.AdmissionReview{TypeMeta: metav1.TypeMeta{Kind: "AdmissionReview", APIVersion: reviewGroup + version}, Request: r})
 }
 
 // verify checks that an answer is one, as upstream's VerifyAdmissionResponse. The old

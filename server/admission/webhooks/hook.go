@@ -6,9 +6,8 @@ import (
 	"time"
 
 	admission "k8s.io/api/admissionregistration/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/labels"
 
+	"orch/server/admission/match"
 	"orch/server/expression"
 	"orch/server/webhook"
 )
@@ -19,17 +18,13 @@ type hook struct {
 	// id tells hooks apart, also of the same name.
 	id          string
 	to          webhook.Endpoint
-	rules       []admission.RuleWithOperations
-	equivalent  bool
+	criteria    *match.Criteria
 	ignore      bool // failurePolicy
 	sideEffects *admission.SideEffectClass
 	timeout     time.Duration
 	versions    []string
 	again       bool // reinvocationPolicy IfNeeded
 
-	namespaces, objects labels.Selector
-	// broken is set where a selector cannot be read.
-	broken     error
 	conditions func() *expression.Conditions
 }
 
@@ -61,26 +56,15 @@ func validatingHooks(o *admission.ValidatingWebhookConfiguration) []*hook {
 func compile(configuration string, w *admission.ValidatingWebhook, seen map[string]int) *hook {
 	h := &hook{
 		configuration: configuration, name: w.Name, id: fmt.Sprintf("%s/%s/%d", configuration, w.Name, seen[w.Name]),
-		to: endpoint(&w.ClientConfig), rules: w.Rules, versions: w.AdmissionReviewVersions, sideEffects: w.SideEffects,
-		equivalent: w.MatchPolicy != nil && *w.MatchPolicy == admission.Equivalent,
-		ignore:     w.FailurePolicy != nil && *w.FailurePolicy == admission.Ignore,
-		timeout:    30 * time.Second,
+		to: endpoint(&w.ClientConfig), versions: w.AdmissionReviewVersions, sideEffects: w.SideEffects,
+		criteria: match.CompileRules(w.Rules, w.MatchPolicy, w.NamespaceSelector, w.ObjectSelector),
+		ignore:   w.FailurePolicy != nil && *w.FailurePolicy == admission.Ignore,
+		timeout:  30 * time.Second,
 	}
 	seen[w.Name]++
 	if w.TimeoutSeconds != nil {
 		h.timeout = time.Duration(*w.TimeoutSeconds) * time.Second
 	}
-	selector := func(s *metav1.LabelSelector) labels.Selector {
-		if s == nil {
-			return labels.Everything()
-		}
-		out, err := metav1.LabelSelectorAsSelector(s)
-		if err != nil {
-			h.broken, out = err, labels.Nothing()
-		}
-		return out
-	}
-	h.namespaces, h.objects = selector(w.NamespaceSelector), selector(w.ObjectSelector)
 	h.conditions = sync.OnceValue(func() *expression.Conditions {
 		return expression.NewSet(expression.Stored).Conditions(w.MatchConditions, expression.ConditionScope)
 	})

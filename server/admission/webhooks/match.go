@@ -2,17 +2,11 @@ package webhooks
 
 import (
 	"context"
-	"slices"
-	"strings"
 
-	admission "k8s.io/api/admissionregistration/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/labels"
-	"k8s.io/apimachinery/pkg/runtime"
 
 	"orch/api"
-	"orch/api/client"
+	"orch/server/admission/match"
 	"orch/server/expression"
 	"orch/server/registry"
 )
@@ -58,15 +52,16 @@ func (w *Webhooks) candidates(a *registry.Attributes, mutating bool) []candidate
 	if len(hooks) == 0 || exempt(a.Resource.Facts) {
 		return nil
 	}
-	key := asked{a.Resource.Facts, a.Operation, a.Subresource, a.Resource.Facts == api.Namespaces.Facts || namespaceOf(a) == "", mutating}
+	key := asked{a.Resource.Facts, a.Operation, a.Subresource, a.Resource.Facts == api.Namespaces.Facts || a.Namespace == "", mutating}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if list, ok := c.matched[key]; ok {
 		return list
 	}
 	var list []candidate
+	r := w.matcher.Request(a)
 	for i, h := range hooks {
-		if as := w.about(h, &key); as != nil {
+		if as := r.Ruled(h.criteria); as != nil {
 			list = append(list, candidate{h, i, as})
 		}
 	}
@@ -77,111 +72,30 @@ func (w *Webhooks) candidates(a *registry.Attributes, mutating bool) []candidate
 	return list
 }
 
-// about gives the kind as which a hook's rules name the request's resource: the request's
-// own, or, where the hook takes equivalent ones, the first that a rule names.
-func (w *Webhooks) about(h *hook, k *asked) *api.Facts {
-	for i := range h.rules {
-		if ruleMatches(&h.rules[i], k, k.kind) {
-			return k.kind
-		}
-	}
-	if !h.equivalent {
-		return nil
-	}
-	others := w.cfg.Registry.Equivalent(k.kind, k.sub)
-	for i := range h.rules {
-		for _, o := range others {
-			if ruleMatches(&h.rules[i], k, o.Facts) {
-				return o.Facts
-			}
-		}
-	}
-	return nil
-}
-
-func ruleMatches(r *admission.RuleWithOperations, k *asked, f *api.Facts) bool {
-	if s := r.Scope; s != nil && (*s == admission.NamespacedScope && k.cluster || *s == admission.ClusterScope && !k.cluster) {
-		return false
-	}
-	op := admission.OperationType(k.operation)
-	return (slices.Contains(r.Operations, admission.OperationAll) || slices.Contains(r.Operations, op)) &&
-		anyOf(r.APIGroups, f.Group) && anyOf(r.APIVersions, f.Version) &&
-		slices.ContainsFunc(r.Resources, func(text string) bool {
-			resource, sub, _ := strings.Cut(text, "/")
-			return (resource == "*" || resource == f.Plural) && (sub == "*" || sub == k.sub)
-		})
-}
-
-func anyOf(list []string, s string) bool {
-	return slices.Contains(list, "*") || slices.Contains(list, s)
-}
-
-// namespaceOf is the namespace as admission reviews show it: a Namespace is in itself.
-func namespaceOf(a *registry.Attributes) string {
-	if a.Resource.Facts == api.Namespaces.Facts {
-		return a.Name
-	}
-	return a.Namespace
-}
-
-// selected tells whether the hook's selectors take the request in.
-func (w *Webhooks) selected(h *hook, a *registry.Attributes) (bool, error) {
-	if h.broken != nil {
-		return false, apierrors.NewInternalError(h.broken)
-	}
-	if !h.namespaces.Empty() && namespaceOf(a) != "" {
-		set, err := w.namespaceLabels(a)
-		if err != nil {
-			return false, err
-		}
-		if !h.namespaces.Matches(set) {
-			return false, nil
-		}
-	}
-	return h.objects.Empty() || labelled(a.Object, h.objects) || labelled(a.Old, h.objects), nil
-}
-
-// namespaceLabels are those of the request's namespace; of a Namespace that is written, those it
-// is about to have.
-func (w *Webhooks) namespaceLabels(a *registry.Attributes) (labels.Set, error) {
-	if a.Resource.Facts == api.Namespaces.Facts && a.Subresource == "" && (a.Operation == registry.Create || a.Operation == registry.Update) {
-		if o, ok := a.Object.(metav1.Object); ok {
-			return o.GetLabels(), nil
-		}
-	}
-	name := namespaceOf(a)
-	if ns := client.Cached(w.cfg.Cache, api.Namespaces, "", name); ns != nil {
-		return ns.Labels, nil
-	}
-	return nil, apierrors.NewNotFound(api.Namespaces.GroupResource(), name)
-}
-
-func labelled(o runtime.Object, s labels.Selector) bool {
-	m, ok := o.(metav1.Object)
-	return ok && s.Matches(labels.Set(m.GetLabels()))
-}
-
 // wanted asks selectors and conditions of a candidate.
-func (w *Webhooks) wanted(ctx context.Context, c *candidate, v *views, kind string) (bool, error) {
-	ok, err := w.selected(c.hook, v.a)
-	if err != nil || !ok {
+func (w *Webhooks) wanted(ctx context.Context, c *candidate, r *match.Request, kind string) (bool, error) {
+	ok, err := r.Selected(c.criteria)
+	if err != nil {
+		if !apierrors.IsNotFound(err) { // the namespace
+			err = apierrors.NewInternalError(err)
+		}
 		return false, err
 	}
 	conditions := c.conditions()
-	if conditions == nil {
-		return true, nil
+	if !ok || conditions == nil {
+		return ok, nil
 	}
-	shown, err := v.as(c.as)
+	shown, err := r.As(c.as)
 	if err != nil {
 		return false, apierrors.NewInternalError(err)
 	}
-	ok, no, err := conditions.Match(ctx, shown.request(v.a, c.as), expression.Bindings{Authorizer: w.cfg.Authorizer}, c.failure())
+	ok, no, err := conditions.Match(ctx, shown.Expression(), expression.Bindings{Authorizer: w.cfg.Authorizer}, c.failure())
 	switch {
 	case err != nil:
-		w.numbers.Count(&conditionErrors, "name", c.name, "kind", "webhook", "type", kind, "operation", string(v.a.Operation))
-		return false, apierrors.NewForbidden(v.a.Resource.GroupResource(), v.a.Name, err)
+		w.numbers.Count(&conditionErrors, "name", c.name, "kind", "webhook", "type", kind, "operation", string(r.A.Operation))
+		return false, apierrors.NewForbidden(r.A.Resource.GroupResource(), r.A.Name, err)
 	case !ok && no != "":
-		w.numbers.Count(&conditionExclusions, "name", c.name, "kind", "webhook", "type", kind, "operation", string(v.a.Operation))
+		w.numbers.Count(&conditionExclusions, "name", c.name, "kind", "webhook", "type", kind, "operation", string(r.A.Operation))
 	}
 	return ok, nil
 }

@@ -10,6 +10,7 @@ import (
 
 	admissionv1 "k8s.io/api/admission/v1"
 
+	"orch/server/admission/match"
 	"orch/server/registry"
 )
 
@@ -20,7 +21,7 @@ func (w *Webhooks) Validate(ctx context.Context, a *registry.Attributes) error {
 	if len(list) == 0 {
 		return nil
 	}
-	v := w.views(a)
+	v := w.matcher.Request(a)
 	var wanted []*candidate
 	for i := range list {
 		ok, err := w.wanted(ctx, &list[i], v, "validate")
@@ -30,7 +31,11 @@ func (w *Webhooks) Validate(ctx context.Context, a *registry.Attributes) error {
 		if !ok {
 			continue
 		}
-		if _, err := v.as(list[i].as); err != nil { // made here: the calls only read
+		shown, err := v.As(list[i].as)
+		if err == nil {
+			_, _, err = shown.JSON() // made here: the calls only read
+		}
+		if err != nil {
 			return apierrors.NewInternalError(err)
 		}
 		wanted = append(wanted, &list[i])
@@ -40,11 +45,6 @@ func (w *Webhooks) Validate(ctx context.Context, a *registry.Attributes) error {
 	}
 	if ctx.Err() != nil {
 		return apierrors.NewTimeoutError("request did not complete within requested timeout", 0)
-	}
-	for _, made := range v.made {
-		if err := made.encode(); err != nil {
-			return apierrors.NewInternalError(err)
-		}
 	}
 	answers, errs := make([]*admissionv1.AdmissionResponse, len(wanted)), make([]error, len(wanted))
 	var wg sync.WaitGroup
@@ -65,15 +65,19 @@ func (w *Webhooks) Validate(ctx context.Context, a *registry.Attributes) error {
 	return nil
 }
 
-func (w *Webhooks) validateOne(ctx context.Context, c *candidate, v *views, index int) (*admissionv1.AdmissionResponse, error) {
+func (w *Webhooks) validateOne(ctx context.Context, c *candidate, v *match.Request, index int) (*admissionv1.AdmissionResponse, error) {
 	begin := time.Now()
-	answer, failed := w.call(ctx, c, v, false)
+	shown, failed := v.As(c.as)
+	var answer *admissionv1.AdmissionResponse
+	if failed == nil {
+		answer, failed = w.call(ctx, c, shown, false)
+	}
 	if failed == nil && !answer.Allowed {
 		failed = &rejection{denied(c.name, answer.Result)}
 	}
-	err := w.outcome(ctx, c, asking{"validating", string(v.a.Operation), begin}, failed)
+	err := w.outcome(ctx, c, asking{"validating", string(v.A.Operation), begin}, failed)
 	if failed != nil && err == nil {
-		v.a.Annotate(fmt.Sprintf("failed-open.validating.webhook.admission.k8s.io/round_0_index_%d", index), c.name)
+		v.A.Annotate(fmt.Sprintf("failed-open.validating.webhook.admission.k8s.io/round_0_index_%d", index), c.name)
 	}
 	return answer, err
 }

@@ -21,6 +21,7 @@ import (
 
 	"orch/api"
 	"orch/api/client"
+	"orch/server/admission/match"
 	"orch/server/expression"
 	"orch/server/registry"
 	"orch/server/webhook"
@@ -40,6 +41,7 @@ type Config struct {
 // Webhooks is the admission by webhooks. It is safe for parallel use.
 type Webhooks struct {
 	cfg     Config
+	matcher match.Matcher
 	numbers webhook.Numbers
 
 	// changes counts the changes of configurations; now is what was configured at one of
@@ -72,7 +74,9 @@ type compiled struct {
 }
 
 // New makes Webhooks without configurations; Follow gives it them.
-func New(c Config) *Webhooks { return &Webhooks{cfg: c, kept: map[string]*compiled{}} }
+func New(c Config) *Webhooks {
+	return &Webhooks{cfg: c, matcher: match.Matcher{Cache: c.Cache, Registry: c.Registry}, kept: map[string]*compiled{}}
+}
 
 // Follow keeps up with the configurations until ctx ends. It returns once those that
 // are there are known.
