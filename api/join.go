@@ -43,3 +43,15 @@ type JoinAnswer struct {
 	// RenewAfter is when the node should ask for a new certificate.
 	RenewAfter time.Time `json:"renewAfter"`
 }
+
+// PathToken takes a TokenRotation by POST and answers with one. It is behind
+// authorization, as a path that is no resource.
+const PathToken = "/orch/v1/token"
+
+// TokenRotation replaces the join token of the server.
+type TokenRotation struct {
+	// Secret is the new one; empty lets the server draw it. The answer does not repeat it.
+	Secret string `json:"secret,omitempty"`
+	// File is where the server keeps it, in the answer.
+	File string `json:"file,omitempty"`
+}

@@ -96,7 +96,7 @@ func New(p Program) *cobra.Command {
 	root.SetOut(p.Stdout)
 	root.SetErr(p.Stderr)
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
-	root.AddCommand(serverCommand(p), agentCommand(p), imagesCommand(), statusCommand(), versionCommand(p),
+	root.AddCommand(serverCommand(p), agentCommand(p), imagesCommand(), statusCommand(), secretsEncryptCommand(), tokenCommand(), versionCommand(p),
 		elsewhere("kubectl", "The embedded kubectl, using the cluster of this host"),
 		elsewhere("ctr", "The embedded containerd client, using the containerd of this host"))
 	return root

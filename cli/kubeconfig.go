@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -120,22 +121,43 @@ func dataOr(data []byte, file, dir string) ([]byte, error) {
 
 // get reads what lies at a path of the server.
 func (a *serverAccess) get(ctx context.Context, path string, into any) error {
-	r, err := http.NewRequestWithContext(ctx, http.MethodGet, a.url+path, nil)
+	body, err := a.call(ctx, http.MethodGet, path, nil)
 	if err != nil {
 		return err
 	}
+	defer body.Close()
+	return json.NewDecoder(body).Decode(into)
+}
+
+// call sends JSON (nil: nothing) and gives the body of a good answer, to be closed.
+func (a *serverAccess) call(ctx context.Context, method, path string, send any) (io.ReadCloser, error) {
+	var body io.Reader
+	if send != nil {
+		b, err := json.Marshal(send)
+		if err != nil {
+			return nil, err
+		}
+		body = bytes.NewReader(b)
+	}
+	r, err := http.NewRequestWithContext(ctx, method, a.url+path, body)
+	if err != nil {
+		return nil, err
+	}
 	r.Header.Set("Accept", "application/json")
+	if send != nil {
+		r.Header.Set("Content-Type", "application/json")
+	}
 	if a.token != "" {
 		r.Header.Set("Authorization", "Bearer "+a.token)
 	}
 	answer, err := a.http.Do(r)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	defer answer.Body.Close()
-	if answer.StatusCode != http.StatusOK {
+	if answer.StatusCode < 200 || answer.StatusCode > 299 {
+		defer answer.Body.Close()
 		text, _ := io.ReadAll(io.LimitReader(answer.Body, 512)) // the status says it all if this fails
-		return fmt.Errorf("%s: %s", answer.Status, strings.TrimSpace(string(text)))
+		return nil, fmt.Errorf("%s: %s", answer.Status, strings.TrimSpace(string(text)))
 	}
-	return json.NewDecoder(answer.Body).Decode(into)
+	return answer.Body, nil
 }

@@ -14,6 +14,9 @@ import (
 
 	"github.com/spf13/pflag"
 	"k8s.io/apimachinery/pkg/util/validation"
+
+	"orch/server/access"
+	"orch/server/audit"
 )
 
 // Config of the control plane. AddFlags fills it; New reads it and changes nothing.
@@ -39,6 +42,12 @@ type Config struct {
 	ClusterDNS, ClusterDomain string
 	ServiceNodePortRange      string
 	Disable                   []string
+	// NoSecretsEncryption makes no keys for Secrets at the first start; SecretsProvider is the cipher
+	// of new keys, EncryptionConfig a file for further resources.
+	NoSecretsEncryption               bool
+	SecretsProvider, EncryptionConfig string
+	Audit                             audit.Config
+	Access                            access.Options
 
 	// Version is what /version says, such as v1.37.0+orch.1.
 	Version, Commit, BuildDate string
@@ -65,6 +74,40 @@ func (c *Config) AddFlags(f *pflag.FlagSet) {
 	f.StringVar(&c.ClusterDomain, "cluster-domain", "cluster.local", "DNS domain of the cluster")
 	f.StringVar(&c.ServiceNodePortRange, "service-node-port-range", "30000-32767", "ports for Services of type NodePort")
 	f.StringSliceVar(&c.Disable, "disable", nil, "packaged parts to leave out: "+strings.Join(disableable, ", "))
+	f.BoolFunc("secrets-encryption", "keep Secrets encrypted in the datastore; false makes no keys at the first start (default true)", func(v string) error {
+		on, err := strconv.ParseBool(v)
+		c.NoSecretsEncryption = !on
+		return err
+	})
+	f.StringVar(&c.SecretsProvider, "secrets-encryption-provider", "secretbox", "cipher of new keys for Secrets: secretbox, aescbc or aesgcm")
+	c.addAPIFlags(f)
+	f.Var(apiArgs{f}, "kube-apiserver-arg", "a flag of kube-apiserver that orch knows too, without dashes, such as audit-log-path=/var/log/audit.log")
+}
+
+// addAPIFlags declares the flags that are kube-apiserver's.
+func (c *Config) addAPIFlags(f *pflag.FlagSet) {
+	f.StringVar(&c.EncryptionConfig, "encryption-provider-config", "", "file with an EncryptionConfiguration for further resources")
+	c.Audit.AddFlags(f)
+	c.Access.AddFlags(f)
+}
+
+// apiArgs is k3s' way to give a flag of kube-apiserver: it sets the flag of that name.
+type apiArgs struct{ flags *pflag.FlagSet }
+
+func (apiArgs) String() string { return "" }
+func (apiArgs) Type() string   { return "flag=value" }
+
+func (a apiArgs) Set(arg string) error {
+	name, value, ok := strings.Cut(strings.TrimLeft(arg, "-"), "=")
+	if !ok {
+		value = "true"
+	}
+	known := pflag.NewFlagSet("", pflag.ContinueOnError)
+	new(Config).addAPIFlags(known)
+	if known.Lookup(name) == nil {
+		return fmt.Errorf("orch does not know kube-apiserver's flag %q", name)
+	}
+	return a.flags.Set(name, value)
 }
 
 // disableable are the names that --disable knows, those of k3s.

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"encoding/json"
 	"fmt"
 	"io"
 	"maps"
@@ -12,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 
+	"orch/api"
 	"orch/api/reconcile"
 )
 
@@ -21,6 +23,8 @@ func (s *Server) pages() map[string]http.Handler {
 	maps.Copy(pages, map[string]http.Handler{
 		"/.well-known/openid-configuration": http.HandlerFunc(s.access.OpenIDConfiguration),
 		"/openid/v1/jwks":                   http.HandlerFunc(s.access.KeySet),
+		api.PathToken:                       http.HandlerFunc(s.rotateToken),
+		api.PathEncryption:                  s.encryption.Page(s.registry),
 		"/metrics":                          http.HandlerFunc(s.metrics),
 		"/debug/pprof/":                     http.HandlerFunc(pprof.Index),
 		"/debug/pprof/profile":              http.HandlerFunc(pprof.Profile),
@@ -28,6 +32,26 @@ func (s *Server) pages() map[string]http.Handler {
 		"/debug/pprof/symbol":               http.HandlerFunc(pprof.Symbol),
 	})
 	return pages
+}
+
+// rotateToken answers POST of an api.TokenRotation.
+func (s *Server) rotateToken(w http.ResponseWriter, r *http.Request) {
+	var in api.TokenRotation
+	if r.Method != http.MethodPost {
+		http.Error(w, "only POST is answered here", http.StatusMethodNotAllowed)
+		return
+	}
+	if err := json.NewDecoder(io.LimitReader(r.Body, 4<<10)).Decode(&in); err != nil {
+		http.Error(w, "the body is no token rotation", http.StatusBadRequest)
+		return
+	}
+	file, err := s.pki.RotateToken(in.Secret)
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusBadRequest)
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	_ = json.NewEncoder(w).Encode(api.TokenRotation{File: file}) // the client went away: nothing to do
 }
 
 // metrics writes the numbers of process, store and controllers in Prometheus' text form.
@@ -42,6 +66,9 @@ func (s *Server) metrics(w http.ResponseWriter, _ *http.Request) {
 	_ = s.crd.WriteMetrics(&b)
 	_ = s.rest.WriteMetrics(&b) // a Builder takes everything
 	_ = s.aggregator.WriteMetrics(&b)
+	if s.audit != nil {
+		s.audit.WriteMetrics(&b)
+	}
 	_, _ = io.WriteString(w, b.String()) // the scraper went away: nothing to do
 }
 

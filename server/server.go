@@ -29,9 +29,11 @@ import (
 	"orch/server/admission/quota"
 	"orch/server/aggregator"
 	"orch/server/allocate"
+	"orch/server/audit"
 	"orch/server/backend"
 	"orch/server/bootstrap"
 	"orch/server/crd"
+	"orch/server/encryption"
 	"orch/server/flow"
 	"orch/server/join"
 	"orch/server/pki"
@@ -65,6 +67,9 @@ type Server struct {
 	upkeep     *reconcile.Loop
 	loops      []*reconcile.Loop // whose numbers /metrics shows
 	more       []Part
+
+	encryption *encryption.Encryption
+	audit      *audit.Auditor // nil without a policy
 	// serving closes when the control plane itself is up, ready when the added parts are too.
 	serving, ready chan struct{}
 }
@@ -109,12 +114,21 @@ func (s *Server) pkiConfig() pki.Config {
 
 // assemble makes the parts, each from those before it.
 func (s *Server) assemble(store datastore.Store) (err error) {
-	if s.registry, err = registry.New(registry.Config{Store: store, Resources: registry.BuiltIn(), Log: s.log}); err != nil {
+	if s.encryption, err = encryption.New(encryption.Config{
+		Dir: filepath.Join(s.cfg.DataDir, "server", "cred"), Off: s.cfg.NoSecretsEncryption, Provider: s.cfg.SecretsProvider,
+		File: s.cfg.EncryptionConfig, Log: s.log,
+	}); err != nil {
+		return err
+	}
+	if s.registry, err = registry.New(registry.Config{Store: store, Resources: registry.BuiltIn(), Sealer: s.encryption.Sealer, Log: s.log}); err != nil {
 		return err
 	}
 	s.registry.SetRead(api.ComponentStatuses.Facts, s.componentStatuses(store))
 	self := s.registry.Client(loopback)
-	s.access, err = access.New(access.Config{Keys: s.pki, Cache: self, ClusterDomain: s.cfg.ClusterDomain, URL: s.url()})
+	if s.audit, err = audit.New(s.cfg.Audit, s.log); err != nil {
+		return err
+	}
+	s.access, err = access.New(access.Config{Keys: s.pki, Cache: self, ClusterDomain: s.cfg.ClusterDomain, URL: s.url(), Audited: s.audit != nil, Options: s.cfg.Access, Log: s.log})
 	if err != nil {
 		return err
 	}
@@ -173,7 +187,7 @@ func (s *Server) assembleREST(self *client.Client) error {
 		own = ""
 	}
 	joins, err := join.New(join.Config{
-		Authority: s.pki, Accepts: s.pki.Token().Accepts, Node: s.nodeOf, Client: self, Log: s.log, Own: own,
+		Authority: s.pki, Accepts: s.joinsWith, Node: s.nodeOf, Client: self, Log: s.log, Own: own,
 		Cluster: join.Cluster{
 			ClusterCIDR: s.cfg.clusterCIDR.String(), ServiceCIDR: s.cfg.serviceCIDR.String(), ClusterDNS: s.cfg.dns.String(),
 			ClusterDomain: s.cfg.ClusterDomain, NodePortRange: fmt.Sprintf("%d-%d", s.cfg.firstPort, s.cfg.lastPort),
@@ -184,6 +198,7 @@ func (s *Server) assembleREST(self *client.Client) error {
 	}
 	s.rest, err = rest.New(rest.Config{
 		Registry: s.registry, Authenticator: s.access, Authorizer: s.access, Nodes: s.tunnel, Backends: s.backends, Aggregator: s.aggregator,
+		Audit: s.audit,
 		Handlers: map[string]http.Handler{
 			api.PathCACerts: http.HandlerFunc(joins.CACerts), api.PathJoin: joins, api.PathTunnel: s.tunnel,
 		},
@@ -209,6 +224,15 @@ func (s *Server) checks() []rest.Check {
 			}
 		}},
 	}
+}
+
+// joinsWith takes the server's own token and bootstrap tokens.
+func (s *Server) joinsWith(user, secret string) bool {
+	if s.pki.Token().Accepts(user, secret) {
+		return true
+	}
+	id, rest, ok := strings.Cut(secret, ".")
+	return ok && s.access.JoinsWith(id, rest)
 }
 
 // nodeOf tells whose tunnel a request wants to be.
@@ -253,7 +277,9 @@ func (s *Server) Run(ctx context.Context) error {
 // parts is the order of the start; the stop is its mirror.
 func (s *Server) parts() []Part {
 	return []Part{
+		{Name: "audit", Run: s.runAudit},
 		{Name: "registry", Run: s.registry.Run, Ready: s.registry.Ready()},
+		{Name: "encryption", Run: func(ctx context.Context) error { return s.encryption.Run(ctx, s.registry) }},
 		{Name: "certificates", Run: s.pki.Run},
 		{Name: "access", Run: s.access.Run, Ready: s.access.Ready()},
 		{Name: "admission", Run: s.admit.Run, Ready: s.admit.Ready()},
@@ -265,6 +291,15 @@ func (s *Server) parts() []Part {
 		{Name: "upkeep", Run: s.upkeep.Run, Ready: s.flow.Synced()},
 		{Name: "readiness", Run: s.serve, Ready: s.serving},
 	}
+}
+
+// runAudit lasts beyond everything that is recorded.
+func (s *Server) runAudit(ctx context.Context) error {
+	if s.audit == nil {
+		<-ctx.Done()
+		return nil
+	}
+	return s.audit.Run(ctx)
 }
 
 // serve marks the place in the order of parts from which /readyz says yes. What

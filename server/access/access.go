@@ -13,12 +13,16 @@ import (
 	"crypto/ecdsa"
 	"crypto/x509"
 	"errors"
+	"fmt"
+	"log/slog"
+	"sync/atomic"
 	"time"
 
 	rbac "k8s.io/api/rbac/v1"
 
 	"orch/api"
 	"orch/api/client"
+	"orch/server/access/reviewer"
 	"orch/server/registry"
 )
 
@@ -40,6 +44,7 @@ type Attributes struct {
 type Keys interface {
 	ServiceKey() *ecdsa.PrivateKey
 	VerifyClient(chain []*x509.Certificate) error
+	VerifyFrontProxy(chain []*x509.Certificate) error
 }
 
 // Config is not changed after New.
@@ -54,6 +59,12 @@ type Config struct {
 	Audiences []string
 	// URL is the address of this server as clients reach it, for the OpenID documents.
 	URL string
+	// Options are what the flags say. RequestHeaders is filled from them.
+	Options        Options
+	RequestHeaders RequestHeaders
+	Log            *slog.Logger
+	// Audited notes decisions in the records of requests.
+	Audited bool
 	// Now is the clock; nil is time.Now.
 	Now func() time.Time
 }
@@ -65,7 +76,10 @@ type Access struct {
 	certs  *bounded[[32]byte, knownCert]
 	rbac   *roleIndex
 	nodes  *nodeIndex
-	ready  chan struct{}
+	// hook is nil where no webhook knows tokens.
+	hook     *reviewer.Token
+	settings atomic.Pointer[settings]
+	ready    chan struct{}
 }
 
 // New checks cfg.
@@ -89,10 +103,22 @@ func New(cfg Config) (*Access, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Access{
+	cfg.RequestHeaders = cfg.Options.headers()
+	a := &Access{
 		cfg: cfg, tokens: t, certs: newBounded[[32]byte, knownCert](4096),
 		rbac: newRoleIndex(), nodes: newNodeIndex(cfg.Cache), ready: make(chan struct{}),
-	}, nil
+	}
+	if o := cfg.Options; o.TokenWebhook != "" {
+		if a.hook, err = reviewer.NewToken(o.TokenWebhook, o.TokenWebhookTTL, cfg.Audiences); err != nil {
+			return nil, fmt.Errorf("--authentication-token-webhook-config-file: %w", err)
+		}
+	}
+	first, err := a.load()
+	if err != nil {
+		return nil, err
+	}
+	a.settings.Store(first)
+	return a, nil
 }
 
 // Run keeps the indexes current until ctx ends.
@@ -116,8 +142,7 @@ func (a *Access) Run(ctx context.Context) error {
 		}
 	}
 	close(a.ready)
-	<-ctx.Done()
-	return nil
+	return a.follow(ctx)
 }
 
 // Ready closes once the indexes hold what was stored.

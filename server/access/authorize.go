@@ -11,21 +11,33 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"orch/api"
+	"orch/server/access/reviewer"
+	"orch/server/audit"
 )
 
 // Authorize tells whether the request may go on. Order as upstream's: superusers,
 // nodes, RBAC; the first yes decides. The reason of a no is what upstream appends
 // to its message.
-func (a *Access) Authorize(_ context.Context, at Attributes) (allowed bool, reason string, err error) {
-	d := a.decide(&at)
+func (a *Access) Authorize(ctx context.Context, at Attributes) (allowed bool, reason string, err error) {
+	d := a.decide(ctx, &at)
+	if a.cfg.Audited {
+		word := "forbid"
+		if d.allowed {
+			word = "allow"
+		}
+		audit.Annotate(ctx, "authorization.k8s.io/decision", word)
+		audit.Annotate(ctx, "authorization.k8s.io/reason", d.text())
+	}
 	return d.allowed, d.reason, nil
 }
 
 // decision is the outcome; by is set where RBAC said yes.
 type decision struct {
 	allowed bool
-	reason  string
-	by      grant
+	// denied: somebody said no, whatever others would have said.
+	denied bool
+	reason string
+	by     grant
 }
 
 // text is the reason that reviews show.
@@ -36,7 +48,8 @@ func (d decision) text() string {
 	return d.reason
 }
 
-func (a *Access) decide(at *Attributes) decision {
+// decide asks the chain: superusers need nobody's word; then the first that has an opinion counts.
+func (a *Access) decide(ctx context.Context, at *Attributes) decision {
 	if slices.Contains(at.User.Groups, api.GroupMasters) {
 		return decision{allowed: true}
 	}
@@ -44,23 +57,50 @@ func (a *Access) decide(at *Attributes) decision {
 		at.Name = selectedName(at.FieldSelector)
 	}
 	var reasons []string
-	if node, is := nodeOf(at.User); is {
-		ok, why := a.nodes.allows(node, at)
-		if ok {
-			return decision{allowed: true}
+	for _, z := range a.settings.Load().chain {
+		opinion, d := z.decide(ctx, at)
+		if opinion == reviewer.Allow {
+			return d
 		}
-		if why != "" {
-			reasons = append(reasons, why)
+		if d.reason != "" {
+			reasons = append(reasons, d.reason)
 		}
-	}
-	by, ok, why := a.rbac.allows(at)
-	if ok {
-		return decision{allowed: true, by: by}
-	}
-	if why != "" {
-		reasons = append(reasons, why)
+		if opinion == reviewer.Deny {
+			return decision{denied: true, reason: strings.Join(reasons, "\n")}
+		}
 	}
 	return decision{reason: strings.Join(reasons, "\n")}
+}
+
+func (a *Access) askNode(_ context.Context, at *Attributes) (reviewer.Decision, decision) {
+	node, is := nodeOf(at.User)
+	if !is {
+		return reviewer.NoOpinion, decision{}
+	}
+	ok, why := a.nodes.allows(node, at)
+	if ok {
+		return reviewer.Allow, decision{allowed: true}
+	}
+	return reviewer.NoOpinion, decision{reason: why}
+}
+
+func (a *Access) askRBAC(_ context.Context, at *Attributes) (reviewer.Decision, decision) {
+	by, ok, why := a.rbac.allows(at)
+	if ok {
+		return reviewer.Allow, decision{allowed: true, by: by}
+	}
+	return reviewer.NoOpinion, decision{reason: why}
+}
+
+func (a *Access) askWebhook(name string, s *reviewer.Subject) func(context.Context, *Attributes) (reviewer.Decision, decision) {
+	return func(ctx context.Context, at *Attributes) (reviewer.Decision, decision) {
+		spec := reviewOf(at)
+		opinion, reason, err := s.Review(ctx, &spec)
+		if err != nil {
+			a.log().Error("a webhook did not decide about a request", "authorizer", name, "err", err)
+		}
+		return opinion, decision{allowed: opinion == reviewer.Allow, reason: reason}
+	}
 }
 
 // selectedName is the one name that a field selector asks for, empty for others:

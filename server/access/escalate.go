@@ -1,6 +1,7 @@
 package access
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"slices"
@@ -41,4 +42,4 @@ func (a *Access) Grant(u registry.User, namespace string, want []rbac.PolicyRule
 func (a *Access) HoldsAll(u registry.User) bool { return a.Grant(u, "", everything) == nil }
 
 // May is Authorize for admission steps.
-func (a *Access) May(at Attributes) bool { return a.decide(&at).allowed }
+func (a *Access) May(at Attributes) bool { return a.decide(context.Background(), &at).allowed }

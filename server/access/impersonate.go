@@ -27,8 +27,8 @@ func (a *Access) impersonate(r *http.Request, u registry.User) (registry.User, e
 	}
 	for _, at := range impersonationChecks(want) {
 		at.User, at.Verb, at.Version = u, "impersonate", "v1"
-		if d := a.decide(&at); !d.allowed {
-			return registry.User{}, Forbidden(at, d.reason)
+		if d := a.decide(r.Context(), &at); !d.allowed {
+			return u, Forbidden(at, d.reason)
 		}
 	}
 	for h := range r.Header {
@@ -36,6 +36,7 @@ func (a *Access) impersonate(r *http.Request, u registry.User) (registry.User, e
 			r.Header.Del(h)
 		}
 	}
+	want.By = &u
 	if ns, _, ok := serviceAccountOf(want.Name); ok && len(want.Groups) == 0 {
 		want.Groups = serviceAccountGroups(ns)
 	}

@@ -3,6 +3,7 @@ package access
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 
 	authn "k8s.io/api/authentication/v1"
@@ -10,8 +11,10 @@ import (
 	rbac "k8s.io/api/rbac/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/selection"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"orch/api"
@@ -37,26 +40,26 @@ func (a *Access) Install(r *registry.Registry) {
 func answer[T any, P interface {
 	*T
 	runtime.Object
-}](fn func(registry.Request, P) error) func(context.Context, registry.Request, runtime.Object) (runtime.Object, error) {
-	return func(_ context.Context, q registry.Request, o runtime.Object) (runtime.Object, error) {
+}](fn func(context.Context, registry.Request, P) error) func(context.Context, registry.Request, runtime.Object) (runtime.Object, error) {
+	return func(ctx context.Context, q registry.Request, o runtime.Object) (runtime.Object, error) {
 		in, ok := o.(P)
 		if !ok {
 			return nil, apierrors.NewBadRequest(fmt.Sprintf("not a %T: %T", in, o))
 		}
 		out := in.DeepCopyObject().(P)
-		if err := fn(q, out); err != nil {
+		if err := fn(ctx, q, out); err != nil {
 			return nil, err
 		}
 		return out, nil
 	}
 }
 
-func (a *Access) tokenReview(_ registry.Request, r *authn.TokenReview) error {
+func (a *Access) tokenReview(ctx context.Context, _ registry.Request, r *authn.TokenReview) error {
 	if r.Spec.Token == "" {
 		return apierrors.NewBadRequest("token is required for TokenReview in authentication")
 	}
 	r.Status = authn.TokenReviewStatus{}
-	v, err := a.tokens.verify(r.Spec.Token, r.Spec.Audiences)
+	u, audiences, err := a.byToken(ctx, r.Spec.Token, r.Spec.Audiences)
 	if err != nil {
 		r.Status.Error = err.Error()
 		if err != errNotValid {
@@ -65,8 +68,8 @@ func (a *Access) tokenReview(_ registry.Request, r *authn.TokenReview) error {
 		return nil
 	}
 	r.Status.Authenticated = true
-	r.Status.User = userInfo(authenticated(v.user))
-	r.Status.Audiences = v.audiences
+	r.Status.User = userInfo(authenticated(u))
+	r.Status.Audiences = audiences
 	return nil
 }
 
@@ -81,21 +84,21 @@ func userInfo(u registry.User) authn.UserInfo {
 	return i
 }
 
-func (a *Access) selfSubjectReview(q registry.Request, r *authn.SelfSubjectReview) error {
+func (a *Access) selfSubjectReview(_ context.Context, q registry.Request, r *authn.SelfSubjectReview) error {
 	r.CreationTimestamp = metav1.NewTime(a.cfg.Now())
 	r.Status.UserInfo = userInfo(q.User)
 	return nil
 }
 
-func (a *Access) subjectAccessReview(_ registry.Request, r *authz.SubjectAccessReview) error {
+func (a *Access) subjectAccessReview(ctx context.Context, _ registry.Request, r *authz.SubjectAccessReview) error {
 	if errs := checkSubject(&r.Spec); len(errs) > 0 {
 		return apierrors.NewInvalid(schema.GroupKind{Group: "authorization.k8s.io", Kind: "SubjectAccessReview"}, "", errs)
 	}
-	r.Status = a.review(reviewUser(&r.Spec), r.Spec.ResourceAttributes, r.Spec.NonResourceAttributes)
+	r.Status = a.review(ctx, reviewUser(&r.Spec), r.Spec.ResourceAttributes, r.Spec.NonResourceAttributes)
 	return nil
 }
 
-func (a *Access) localSubjectAccessReview(q registry.Request, r *authz.LocalSubjectAccessReview) error {
+func (a *Access) localSubjectAccessReview(ctx context.Context, q registry.Request, r *authz.LocalSubjectAccessReview) error {
 	errs := checkSubject(&r.Spec)
 	if ra := r.Spec.ResourceAttributes; ra != nil && ra.Namespace != q.Namespace {
 		errs = append(errs, field.Invalid(field.NewPath("spec.resourceAttributes.namespace"), ra.Namespace, "must match metadata.namespace"))
@@ -106,20 +109,20 @@ func (a *Access) localSubjectAccessReview(q registry.Request, r *authz.LocalSubj
 	if len(errs) > 0 {
 		return apierrors.NewInvalid(schema.GroupKind{Group: "authorization.k8s.io", Kind: "LocalSubjectAccessReview"}, "", errs)
 	}
-	r.Status = a.review(reviewUser(&r.Spec), r.Spec.ResourceAttributes, nil)
+	r.Status = a.review(ctx, reviewUser(&r.Spec), r.Spec.ResourceAttributes, nil)
 	return nil
 }
 
-func (a *Access) selfSubjectAccessReview(q registry.Request, r *authz.SelfSubjectAccessReview) error {
-	if errs := checkOneOf(r.Spec.ResourceAttributes, r.Spec.NonResourceAttributes); len(errs) > 0 {
+func (a *Access) selfSubjectAccessReview(ctx context.Context, q registry.Request, r *authz.SelfSubjectAccessReview) error {
+	if errs := append(checkOneOf(r.Spec.ResourceAttributes, r.Spec.NonResourceAttributes), checkSelectors(r.Spec.ResourceAttributes)...); len(errs) > 0 {
 		return apierrors.NewInvalid(schema.GroupKind{Group: "authorization.k8s.io", Kind: "SelfSubjectAccessReview"}, "", errs)
 	}
-	r.Status = a.review(q.User, r.Spec.ResourceAttributes, r.Spec.NonResourceAttributes)
+	r.Status = a.review(ctx, q.User, r.Spec.ResourceAttributes, r.Spec.NonResourceAttributes)
 	return nil
 }
 
 func checkSubject(s *authz.SubjectAccessReviewSpec) field.ErrorList {
-	errs := checkOneOf(s.ResourceAttributes, s.NonResourceAttributes)
+	errs := append(checkOneOf(s.ResourceAttributes, s.NonResourceAttributes), checkSelectors(s.ResourceAttributes)...)
 	if s.User == "" && len(s.Groups) == 0 {
 		errs = append(errs, field.Invalid(field.NewPath("spec", "user"), s.User, "at least one of user or group must be specified"))
 	}
@@ -147,7 +150,7 @@ func reviewUser(s *authz.SubjectAccessReviewSpec) registry.User {
 	return u
 }
 
-func (a *Access) review(u registry.User, r *authz.ResourceAttributes, n *authz.NonResourceAttributes) authz.SubjectAccessReviewStatus {
+func (a *Access) review(ctx context.Context, u registry.User, r *authz.ResourceAttributes, n *authz.NonResourceAttributes) authz.SubjectAccessReviewStatus {
 	at := Attributes{User: u}
 	if r != nil {
 		at.Verb, at.Namespace, at.Group, at.Version = r.Verb, r.Namespace, r.Group, r.Version
@@ -155,11 +158,50 @@ func (a *Access) review(u registry.User, r *authz.ResourceAttributes, n *authz.N
 		if r.FieldSelector != nil {
 			at.FieldSelector = fieldSelectorText(r.FieldSelector)
 		}
+		if r.LabelSelector != nil {
+			at.LabelSelector = labelSelectorText(r.LabelSelector)
+		}
 	} else {
 		at.Verb, at.Path = n.Verb, n.Path
 	}
-	d := a.decide(&at)
-	return authz.SubjectAccessReviewStatus{Allowed: d.allowed, Reason: d.text()}
+	d := a.decide(ctx, &at)
+	return authz.SubjectAccessReviewStatus{Allowed: d.allowed, Denied: d.denied, Reason: d.text()}
+}
+
+// reviewOf is a request as webhooks are asked about it.
+func reviewOf(at *Attributes) authz.SubjectAccessReviewSpec {
+	s := authz.SubjectAccessReviewSpec{User: at.User.Name, Groups: at.User.Groups, UID: at.User.UID}
+	for k, v := range at.User.Extra {
+		if s.Extra == nil {
+			s.Extra = map[string]authz.ExtraValue{}
+		}
+		s.Extra[k] = v
+	}
+	if at.Resource == "" {
+		s.NonResourceAttributes = &authz.NonResourceAttributes{Path: at.Path, Verb: at.Verb}
+		return s
+	}
+	r := &authz.ResourceAttributes{Namespace: at.Namespace, Verb: at.Verb, Group: at.Group, Version: at.Version,
+		Resource: at.Resource, Subresource: at.Subresource, Name: at.Name}
+	if sel, err := fields.ParseSelector(at.FieldSelector); err == nil && !sel.Empty() {
+		r.FieldSelector = &authz.FieldSelectorAttributes{}
+		for _, q := range sel.Requirements() {
+			op := metav1.FieldSelectorOpIn
+			if q.Operator == selection.NotEquals {
+				op = metav1.FieldSelectorOpNotIn
+			}
+			r.FieldSelector.Requirements = append(r.FieldSelector.Requirements, metav1.FieldSelectorRequirement{Key: q.Field, Operator: op, Values: []string{q.Value}})
+		}
+	}
+	if sel, err := metav1.ParseToLabelSelector(at.LabelSelector); err == nil && at.LabelSelector != "" {
+		r.LabelSelector = &authz.LabelSelectorAttributes{}
+		for _, k := range slices.Sorted(maps.Keys(sel.MatchLabels)) {
+			r.LabelSelector.Requirements = append(r.LabelSelector.Requirements, metav1.LabelSelectorRequirement{Key: k, Operator: metav1.LabelSelectorOpIn, Values: []string{sel.MatchLabels[k]}})
+		}
+		r.LabelSelector.Requirements = append(r.LabelSelector.Requirements, sel.MatchExpressions...)
+	}
+	s.ResourceAttributes = r
+	return s
 }
 
 // fieldSelectorText writes the requirements that matter to authorizers, those of
@@ -180,7 +222,45 @@ func fieldSelectorText(s *authz.FieldSelectorAttributes) string {
 	return text
 }
 
-func (a *Access) selfSubjectRulesReview(q registry.Request, r *authz.SelfSubjectRulesReview) error {
+// labelSelectorText writes requirements as a selector; those that make none ask for more, not less.
+func labelSelectorText(s *authz.LabelSelectorAttributes) string {
+	if s.RawSelector != "" {
+		return s.RawSelector
+	}
+	sel, err := metav1.LabelSelectorAsSelector(&metav1.LabelSelector{MatchExpressions: s.Requirements})
+	if err != nil {
+		return ""
+	}
+	return sel.String()
+}
+
+// checkSelectors follows upstream's validation of both kinds of selectors.
+func checkSelectors(r *authz.ResourceAttributes) field.ErrorList {
+	var errs field.ErrorList
+	at := field.NewPath("spec", "resourceAttributes")
+	if r == nil {
+		return nil
+	}
+	if s := r.FieldSelector; s != nil {
+		errs = append(errs, checkSelector(at.Child("fieldSelector"), s.RawSelector, len(s.Requirements))...)
+	}
+	if s := r.LabelSelector; s != nil {
+		errs = append(errs, checkSelector(at.Child("labelSelector"), s.RawSelector, len(s.Requirements))...)
+	}
+	return errs
+}
+
+func checkSelector(at *field.Path, raw string, requirements int) field.ErrorList {
+	switch {
+	case raw != "" && requirements > 0:
+		return field.ErrorList{field.Invalid(at.Child("rawSelector"), raw, "may not specified at the same time as requirements")}
+	case raw == "" && requirements == 0:
+		return field.ErrorList{field.Required(at.Child("requirements"), fmt.Sprintf("when %s is specified, requirements or rawSelector is required", at))}
+	}
+	return nil
+}
+
+func (a *Access) selfSubjectRulesReview(_ context.Context, q registry.Request, r *authz.SelfSubjectRulesReview) error {
 	if r.Spec.Namespace == "" {
 		return apierrors.NewBadRequest("no namespace on request")
 	}

@@ -6,6 +6,7 @@ import (
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/x509"
+	"errors"
 	"strings"
 	"testing"
 	"time"
@@ -38,6 +39,8 @@ type keys struct{ *ecdsa.PrivateKey }
 
 func (k keys) ServiceKey() *ecdsa.PrivateKey          { return k.PrivateKey }
 func (k keys) VerifyClient([]*x509.Certificate) error { return nil }
+
+func (k keys) VerifyFrontProxy([]*x509.Certificate) error { return errors.New("no proxy") }
 
 func meta(name, uid string) metav1.ObjectMeta {
 	return metav1.ObjectMeta{Namespace: "d", Name: name, UID: types.UID(uid)}

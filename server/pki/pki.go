@@ -78,7 +78,8 @@ type PKI struct {
 	// renewing is held while leaves are issued anew.
 	renewing sync.Mutex
 	service  *ecdsa.PrivateKey
-	token    Token
+	// token is replaced by RotateToken.
+	token atomic.Pointer[Token]
 }
 
 // New loads the certificates under cfg.Dir and makes those that are missing or
@@ -185,7 +186,7 @@ func (p *PKI) VerifyFrontProxy(chain []*x509.Certificate) error {
 func (p *PKI) ServiceKey() *ecdsa.PrivateKey { return p.service }
 
 // Token is what nodes join with.
-func (p *PKI) Token() Token { return p.token }
+func (p *PKI) Token() Token { return *p.token.Load() }
 
 // TLSConfig is for the API's listener: it asks for client certificates but leaves
 // checking them to VerifyClient, so that a bad one is answered with 401 and not

@@ -91,7 +91,7 @@ func (p *PKI) loadToken() error {
 		return errors.New("loading join token: the token given is for a cluster with another CA; give its secret part alone, or remove <data-dir>/server")
 	}
 	t.CAHash = hash
-	p.token = t
+	p.token.Store(&t)
 	if old, err := os.ReadFile(file); err != nil || strings.TrimSpace(string(old)) != t.String() {
 		if err := writeFile(file, []byte(t.String()+"\n")); err != nil {
 			return err
@@ -113,3 +113,31 @@ func linkNodeToken(path string) error {
 	}
 	return nil
 }
+
+// RotateToken replaces the join token, with a secret that is drawn if none is given, and
+// tells where it lies.
+func (p *PKI) RotateToken(secret string) (file string, err error) {
+	if secret == "" {
+		secret = rand.Text()
+	}
+	t, err := ParseToken(secret)
+	if err != nil {
+		return "", err
+	}
+	if t.CAHash != "" && t.CAHash != HashCA(p.ServerCA()) {
+		return "", errors.New("rotating the token: the one given is for a cluster with another CA")
+	}
+	if len(t.Secret) < minSecret {
+		return "", fmt.Errorf("rotating the token: a secret has at least %d characters", minSecret)
+	}
+	t.CAHash = HashCA(p.ServerCA())
+	file = filepath.Join(p.cfg.Dir, "token")
+	if err := writeFile(file, []byte(t.String()+"\n")); err != nil {
+		return "", err
+	}
+	p.token.Store(&t)
+	return file, nil
+}
+
+// minSecret keeps a token from being guessed.
+const minSecret = 16

@@ -358,7 +358,7 @@ func (w *op) put(ctx context.Context, obj api.Object, expect int64) (*Item, erro
 	if err != nil {
 		return nil, err
 	}
-	rev, err := w.r.store.Commit(ctx, datastore.Txn{Lazy: w.res.hooks.lazy, Ops: []datastore.Op{{
+	rev, err := w.r.commit(ctx, kind, datastore.Txn{Lazy: w.res.hooks.lazy, Ops: []datastore.Op{{
 		Key: kind.Facts.Key(obj.GetNamespace(), obj.GetName()), Value: value, Expect: expect, Object: stored,
 	}}})
 	if err != nil {

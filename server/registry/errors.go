@@ -39,7 +39,16 @@ func contextError(ctx context.Context) error {
 	return apierrors.NewTimeoutError(fmt.Sprintf("request did not complete within the allotted timeout: %v", context.Cause(ctx)), 0)
 }
 
-func (w *op) notFound() error { return apierrors.NewNotFound(w.res.GroupResource(), w.q.Name) }
+func (w *op) notFound() error { return w.r.notFound(w.res, w.q) }
+
+// notFound is the answer for an object that the cache does not have: a value in the
+// store that cannot be read is not "not found".
+func (r *Registry) notFound(res *Resource, q *Request) error {
+	if err := r.cache.Unreadable(res.kind, q.Namespace, q.Name); err != nil {
+		return apierrors.NewInternalError(err)
+	}
+	return apierrors.NewNotFound(res.GroupResource(), q.Name)
+}
 
 func (w *op) conflict(name, text string) error {
 	return apierrors.NewConflict(w.res.GroupResource(), name, errors.New(text))

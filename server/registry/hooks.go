@@ -153,4 +153,6 @@ type User struct {
 	UID    string
 	Groups []string
 	Extra  map[string][]string
+	// By is who acts as this user, by impersonation; nil for everybody who is themselves.
+	By *User
 }

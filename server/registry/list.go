@@ -57,7 +57,7 @@ func (r *Registry) Get(ctx context.Context, q Request, o metav1.GetOptions) (Res
 		return Result{}, err
 	}
 	if item == nil {
-		return Result{}, apierrors.NewNotFound(res.GroupResource(), q.Name)
+		return Result{}, r.notFound(res, &q)
 	}
 	if q.Subresource == "scale" && res.hooks.scale != nil {
 		return Result{Object: res.scaleOf(item)}, nil

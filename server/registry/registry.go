@@ -46,6 +46,8 @@ type Config struct {
 	Store datastore.Store
 	// Resources is the kind table at the start: BuiltIn().
 	Resources []Resource
+	// Sealer gives what encrypts a resource in the store, nil for those that lie in plain; may be nil.
+	Sealer func(group, plural string) cache.Sealer
 	// Now is the clock; nil means time.Now.
 	Now func() time.Time
 	Log *slog.Logger
@@ -54,6 +56,7 @@ type Config struct {
 // Registry is safe for many goroutines.
 type Registry struct {
 	store datastore.Store
+	seals func(group, plural string) cache.Sealer
 	now   func() time.Time
 	log   *slog.Logger
 	cache *cache.Cache
@@ -100,7 +103,7 @@ func New(c Config) (*Registry, error) {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
 	r := &Registry{
-		store: c.Store, now: c.Now, log: c.Log, apply: apply.New(c.Now),
+		store: c.Store, seals: c.Sealer, now: c.Now, log: c.Log, apply: apply.New(c.Now),
 		subs: map[subKey]SubFunc{}, computes: map[*api.Facts]ComputeFunc{}, reads: map[*api.Facts]func(context.Context) []api.Object{},
 	}
 	t := &table{byFacts: map[*api.Facts]*Resource{}, byName: map[string]*Resource{}, changed: make(chan struct{})}
@@ -111,6 +114,7 @@ func New(c Config) (*Registry, error) {
 			return nil, err
 		}
 		if !res.Computed && res.SameAs == nil {
+			r.seal(res)
 			kinds = append(kinds, res.kind)
 		}
 	}
@@ -241,6 +245,7 @@ func (r *Registry) Replace(ctx context.Context, old []*api.Facts, rows []Resourc
 	n.sort()
 	for i := range rows {
 		if res := &rows[i]; !res.Computed && res.SameAs == nil {
+			r.seal(res)
 			if err := r.cache.Add(ctx, res.kind); err != nil {
 				return fmt.Errorf("registry: loading %s: %w", res.GVR(), err)
 			}

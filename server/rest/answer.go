@@ -32,6 +32,9 @@ func putBuffer(p *[]byte, b []byte) {
 
 // answer writes what the registry gave.
 func (s *Server) answer(q *request, m wire.Media, code int, res registry.Result) error {
+	if q.record != nil {
+		s.noteAnswer(q, m, res)
+	}
 	p := buffers.Get().(*[]byte)
 	data, err := s.encode((*p)[:0], q, m, res)
 	if err == nil {

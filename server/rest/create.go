@@ -50,7 +50,11 @@ func (s *Server) decode(q *request, validation string) (runtime.Object, error) {
 	if kind.Dynamic {
 		body.Coerce = func(o runtime.Object, list bool) ([]string, error) { return s.config.Registry.Coerce(kind, o, list) }
 	}
-	return wire.Decode(body, kind)
+	o, err := wire.Decode(body, kind)
+	if q.record != nil {
+		q.noteBody(data, format, o)
+	}
+	return o, err
 }
 
 // fail keeps the warnings that came before a failure.

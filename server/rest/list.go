@@ -27,6 +27,9 @@ func (s *Server) list(q *request) error {
 }
 
 func (s *Server) answerList(q *request, m wire.Media, l *registry.List) error {
+	if q.record != nil {
+		s.noteList(q, m, l)
+	}
 	p := buffers.Get().(*[]byte)
 	if m.Shape == wire.Table {
 		t, err := s.tableOf(q, m, l.Items, metav1.ListMeta{ResourceVersion: l.ResourceVersion, Continue: l.Continue, RemainingItemCount: l.Remaining})

@@ -124,6 +124,9 @@ func (s *Server) deleteOptions(q *request) (metav1.DeleteOptions, error) {
 		if o, err = wire.DecodeDeleteOptions(wire.Body{Data: data, Format: format}); err != nil {
 			return o, err
 		}
+		if q.record != nil {
+			q.noteBody(data, format, &o)
+		}
 	} else if q.query != nil {
 		p := params{Values: q.query}
 		o = metav1.DeleteOptions{DryRun: q.query["dryRun"], GracePeriodSeconds: p.intPtr("gracePeriodSeconds"), OrphanDependents: p.boolPtr("orphanDependents"),

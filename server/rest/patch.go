@@ -26,6 +26,13 @@ func (s *Server) patch(q *request) error {
 	if err != nil {
 		return err
 	}
+	if q.record != nil {
+		format := wire.JSON
+		if pt == types.ApplyYAMLPatchType {
+			format = wire.YAML
+		}
+		q.noteBody(data, format, nil)
+	}
 	res, err := s.config.Registry.Patch(q.Context(), s.mayCreate(q), pt, data, o)
 	if err != nil {
 		return s.fail(q, err)

@@ -8,6 +8,7 @@ import (
 	"orch/api/client"
 	"orch/server/access"
 	"orch/server/aggregator"
+	"orch/server/audit"
 	"orch/server/flow"
 	"orch/server/registry"
 	"orch/server/rest/wire"
@@ -86,6 +87,8 @@ type request struct {
 	ticket flow.Ticket
 	// remote is the server that answers in our stead; nil for none.
 	remote *aggregator.Route
+	// record is nil for a request that is not audited.
+	record *audit.Record
 	// code is what was answered; 200 unless somebody says else.
 	code int
 }
@@ -152,7 +155,11 @@ func (q *request) target() client.Target {
 
 // call is the request as the registry takes it.
 func (q *request) call() registry.Request {
-	return registry.Request{User: q.user, Target: q.target(), UserAgent: q.UserAgent(), Warn: q.warn.add}
+	c := registry.Request{User: q.user, Target: q.target(), UserAgent: q.UserAgent(), Warn: q.warn.add}
+	if q.record != nil {
+		c.Annotate = q.record.Annotate
+	}
+	return c
 }
 
 // offer is what can be asked for of the request's kind.

@@ -19,6 +19,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
 	"orch/server/access"
+	"orch/server/audit"
 	"orch/server/registry"
 	"orch/server/rest/surface"
 	"orch/server/rest/tally"
@@ -54,9 +55,14 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	h := w.Header()
-	h["Audit-Id"] = []string{auditID()}
+	id := requestID(r)
+	h["Audit-Id"] = []string{id}
 	h["Cache-Control"] = noCache
 	user, known, err := s.config.Authenticator.Authenticate(r)
+	if s.config.Audit != nil {
+		s.audited(w, r, id, identity{user, known, err})
+		return
+	}
 	if err != nil {
 		wire.WriteError(w, r, err)
 		return
@@ -99,6 +105,9 @@ func (s *Server) admitted(w http.ResponseWriter, r *http.Request, user registry.
 	q := &request{Request: r, address: a, w: w, user: user, query: query, verb: verbOf(r, a, query), code: http.StatusOK}
 	if q.remote = s.remote(a.group, a.version); q.remote != nil && q.verb == "" {
 		q.verb = strings.ToLower(r.Method) // the other server knows what it means
+	}
+	if s.config.Audit != nil {
+		q.record = audit.From(r.Context())
 	}
 	if q.verb == "" {
 		return wire.MethodNotAllowed()

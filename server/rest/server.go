@@ -14,6 +14,7 @@ import (
 	"orch/api"
 	"orch/server/access"
 	"orch/server/aggregator"
+	"orch/server/audit"
 	"orch/server/backend"
 	"orch/server/flow"
 	"orch/server/registry"
@@ -42,6 +43,8 @@ type Config struct {
 	Registry      *registry.Registry
 	Authenticator Authenticator
 	Authorizer    Authorizer
+	// Audit records requests; nil where there is no policy.
+	Audit *audit.Auditor
 	// Nodes reaches the nodes' own API; nil where there are no nodes.
 	Nodes connect.Dialer
 	// Backends reaches pods and services; nil where there is no network of pods.

@@ -1,6 +1,7 @@
 // Package upkeep holds the controllers that need what access and pki know: they
 // sum up aggregated roles, approve and sign certificate requests, fill the secrets
-// of long-lived tokens, and forget the passwords of deleted nodes. Everything else
+// of long-lived tokens, delete bootstrap tokens that are over and sign cluster-info with
+// the others, and forget the passwords of deleted nodes. Everything else
 // that is a controller is in server/controllers.
 //
 // Start reading at Specs: the list.
@@ -34,5 +35,7 @@ func Specs(d Deps) []reconcile.Spec {
 		requestCleanup(d),
 		tokenSecrets(d),
 		nodePasswords(d),
+		tokenCleaner(d),
+		bootstrapSigner(d),
 	}
 }

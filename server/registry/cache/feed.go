@@ -1,16 +1,21 @@
 package cache
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"runtime"
+	"sync"
 
 	"golang.org/x/sync/errgroup"
 
 	"orch/api"
 	"orch/datastore"
 )
+
+// sealedPrefix begins every sealed value, as upstream's encryption has it.
+var sealedPrefix = []byte("k8s:enc:")
 
 // decodeChunk is how many values one goroutine decodes at a time while loading.
 const decodeChunk = 512
@@ -63,12 +68,13 @@ func (c *Cache) load(ctx context.Context) (int64, error) {
 
 // fill puts the kind's content at revision on an empty shelf and counts it.
 func (c *Cache) fill(ctx context.Context, b *shelf, revision int64) (int, error) {
-	items, err := c.past(ctx, b.kind, datastore.ListRequest{Prefix: b.kind.prefix, Revision: revision}, true)
+	items, broken, err := c.past(ctx, b.kind, datastore.ListRequest{Prefix: b.kind.prefix, Revision: revision})
 	if err != nil {
 		return 0, err
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	b.broken = broken
 	for _, i := range items {
 		b.objects.ReplaceOrInsert(entry{i.key, i})
 		b.stored += storedSize(i)
@@ -77,38 +83,45 @@ func (c *Cache) fill(ctx context.Context, b *shelf, revision int64) (int, error)
 	return len(items), nil
 }
 
-// past lists a state of the store and decodes it. With lenient, values that
-// cannot be decoded are logged and left out; they stay in the store.
-func (c *Cache) past(ctx context.Context, k *Kind, r datastore.ListRequest, lenient bool) ([]*Item, error) {
+// past lists a state of the store and decodes it. Values that cannot be decoded are
+// logged and left out of the items; they stay in the store.
+func (c *Cache) past(ctx context.Context, k *Kind, r datastore.ListRequest) ([]*Item, map[string]error, error) {
 	l, err := c.store.List(ctx, r)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	return c.decodeAll(k, l.KVs, lenient)
+	items, broken := c.decodeAll(k, l.KVs)
+	for key, err := range broken {
+		c.log.Error("an object in the store cannot be read and is not served", "key", k.prefix+key, "error", err)
+	}
+	return items, broken, nil
 }
 
-func (c *Cache) decodeAll(k *Kind, kvs []datastore.KV, lenient bool) ([]*Item, error) {
+// decodeAll gives the items that can be read, and the errors of the others by key.
+func (c *Cache) decodeAll(k *Kind, kvs []datastore.KV) ([]*Item, map[string]error) {
 	items := make([]*Item, len(kvs))
+	var broken map[string]error
+	var mu sync.Mutex // for broken
 	var g errgroup.Group
 	g.SetLimit(runtime.GOMAXPROCS(0))
 	for from := 0; from < len(kvs); from += decodeChunk {
 		g.Go(func() error {
 			for n := from; n < min(from+decodeChunk, len(kvs)); n++ {
 				i, err := c.decode(k, kvs[n])
-				if err != nil && !lenient {
-					return err
-				}
 				if err != nil {
-					c.log.Error("an object in the store cannot be read and is not served", "key", kvs[n].Key, "error", err)
+					mu.Lock()
+					if broken == nil {
+						broken = map[string]error{}
+					}
+					broken[kvs[n].Key[len(k.prefix):]] = err
+					mu.Unlock()
 				}
 				items[n] = i
 			}
 			return nil
 		})
 	}
-	if err := g.Wait(); err != nil {
-		return nil, err
-	}
+	_ = g.Wait() // they return no errors
 	n := 0
 	for _, i := range items {
 		if i != nil {
@@ -116,16 +129,31 @@ func (c *Cache) decodeAll(k *Kind, kvs []datastore.KV, lenient bool) ([]*Item, e
 			n++
 		}
 	}
-	return items[:n], nil
+	return items[:n], broken
 }
 
 func (c *Cache) decode(k *Kind, kv datastore.KV) (*Item, error) {
-	o, err := k.Decode(kv.Value)
+	value := kv.Value
+	if k.Sealer != nil {
+		var err error
+		if value, err = k.Sealer.Open(kv.Key, value); err != nil {
+			return nil, fmt.Errorf("unable to transform key %q: %w", kv.Key, err)
+		}
+	}
+	o, err := k.Decode(value)
+	if err != nil && k.Sealer == nil && bytes.HasPrefix(kv.Value, sealedPrefix) {
+		return nil, fmt.Errorf("unable to transform key %q: identity transformer tried to read encrypted data", kv.Key)
+	}
 	if err != nil {
 		return nil, err
 	}
 	if o.GetName() == "" {
 		return nil, fmt.Errorf("decoding stored %s: the value has no name", k.Facts.Kind)
+	}
+	// Not every cipher binds a value to its key: one that was moved to another's place
+	// must not be taken for it.
+	if k.Sealer != nil && k.key(o.GetNamespace(), o.GetName()) != kv.Key[len(k.prefix):] {
+		return nil, fmt.Errorf("unable to transform key %q: the value belongs to another object", kv.Key)
 	}
 	return c.item(k, o, kv), nil
 }
@@ -165,13 +193,17 @@ func (c *Cache) apply(batch []datastore.Event) {
 			continue // no kind of ours, or one that is not installed now
 		}
 		var item *Item
+		var err error
 		if !e.Delete {
-			var err error
 			if item, err = c.live(b.kind, e); err != nil {
 				c.log.Error("an object in the store cannot be read and is not served", "key", e.Key, "error", err)
 			}
 		}
-		if ch := b.apply(key, item, e.ModRevision); ch != nil {
+		ch := b.apply(key, item, e.ModRevision)
+		if err != nil {
+			b.spoil(key, err)
+		}
+		if ch != nil {
 			b.deliver(ch)
 		}
 	}
@@ -191,10 +223,13 @@ func (c *Cache) live(k *Kind, e *datastore.Event) (*Item, error) {
 func (c *Cache) reload(ctx context.Context) error {
 	rev := c.store.Revision()
 	for _, b := range c.shelves.Load().byKind {
-		items, err := c.past(ctx, b.kind, datastore.ListRequest{Prefix: b.kind.prefix, Revision: rev}, true)
+		items, broken, err := c.past(ctx, b.kind, datastore.ListRequest{Prefix: b.kind.prefix, Revision: rev})
 		if err != nil {
 			return err
 		}
+		b.mu.Lock()
+		b.broken = broken
+		b.mu.Unlock()
 		now := make(map[string]*Item, len(items))
 		for _, i := range items {
 			now[i.key] = i

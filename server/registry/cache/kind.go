@@ -29,12 +29,26 @@ type Kind struct {
 	Convert func(in []api.Object) ([]api.Object, error)
 	// Loaded mends an object that was read from the store; nil: nothing to mend.
 	Loaded func(o api.Object)
+	// Sealer stands between encoded values and the store; nil: values lie as encoded.
+	// Set before the cache holds the kind.
+	Sealer Sealer
 
 	flights    *flights // of Convert
 	prefix     string
 	jsonPrefix []byte // `{"kind":"Pod","apiVersion":"v1",`
 	envelope   []byte // "k8s\0" and the type of a runtime.Unknown
 	asJSON     bool   // stored as JSON
+}
+
+// Sealer encrypts what is stored. It may change its keys at any time.
+type Sealer interface {
+	// Write hands the sealed form of plain to commit. What was sealed with a key counts
+	// as in use until commit has returned.
+	Write(key string, plain []byte, commit func(sealed []byte) error) error
+	// Open gives back what Write got; values from before anything was sealed are their own plain form.
+	Open(key string, sealed []byte) ([]byte, error)
+	// Stale tells whether Write would not seal so today: with another key, or not at all.
+	Stale(sealed []byte) bool
 }
 
 // protoObject is what the generated protobuf code gives every built-in type.

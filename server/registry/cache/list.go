@@ -47,6 +47,9 @@ func (c *Cache) List(ctx context.Context, k *Kind, o ListOptions) (Page, error) 
 	if o.Revision > now {
 		return Page{}, datastore.ErrFuture
 	}
+	if err := b.unreadable(o.Filter.Namespace); err != nil {
+		return Page{}, err
+	}
 	p := Page{Revision: now}
 	if o.Revision > 0 {
 		p.Revision = o.Revision // nothing of this kind has changed since
@@ -146,8 +149,8 @@ func (c *Cache) listPast(ctx context.Context, k *Kind, b *shelf, o ListOptions) 
 	if err != nil {
 		return Page{}, err
 	}
-	items, err := c.decodeAll(b.kind, l.KVs, false)
-	if err != nil {
+	items, broken := c.decodeAll(b.kind, l.KVs)
+	for _, err := range broken {
 		return Page{}, err
 	}
 	p := Page{Revision: o.Revision, Bulky: true} // nobody asks for these items again

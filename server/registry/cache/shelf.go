@@ -1,6 +1,7 @@
 package cache
 
 import (
+	"strings"
 	"sync"
 
 	"github.com/google/btree"
@@ -59,6 +60,9 @@ type shelf struct {
 	stored  int64     // bytes of all objects as they are stored
 	floor   int64     // every change after this revision is in ring
 	applied int64     // revision of the newest change
+	// broken are the errors of stored values that cannot be read, by key: reads of
+	// them fail, they are not "not found".
+	broken map[string]error
 
 	// out is held while a change is handed to the followers.
 	out         sync.Mutex
@@ -84,6 +88,28 @@ func (s *shelf) get(key string) *Item {
 	e, _ := s.objects.Get(entry{key: key})
 	s.mu.RUnlock()
 	return e.item
+}
+
+// spoil remembers that the value under key cannot be read; the next change of it forgets that.
+func (s *shelf) spoil(key string, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.broken == nil {
+		s.broken = map[string]error{}
+	}
+	s.broken[key] = err
+}
+
+// unreadable is the error of one value of a namespace that cannot be read, nil if there is none.
+func (s *shelf) unreadable(namespace string) error {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	for key, err := range s.broken {
+		if namespace == "" || s.kind.Facts.Cluster || strings.HasPrefix(key, namespace+"/") {
+			return err
+		}
+	}
+	return nil
 }
 
 // snapshot is the whole content now and the revision of its newest change.
@@ -112,6 +138,9 @@ func (s *shelf) apply(key string, item *Item, revision int64) *change {
 		prev, _ = s.objects.ReplaceOrInsert(entry{key, item})
 	} else {
 		prev, _ = s.objects.Delete(entry{key: key})
+	}
+	if len(s.broken) > 0 {
+		delete(s.broken, key)
 	}
 	s.snap = nil
 	s.applied = max(s.applied, revision)
