@@ -40,7 +40,7 @@ func Diagnose(m device.Machine) []Finding {
 	}
 	if mismatch(m) {
 		add(true, "DriverLibraryMismatch", "the loaded nvidia kernel module is %s, the driver's libraries are %s: reboot the node, or unload and load the nvidia modules",
-			m.Module.Version, or(m.Driver.LibraryVersion, "of another version"))
+			m.Module.Version, otherThan(m.Module.Version, m.Driver.LibraryVersion))
 	}
 	if m.Problem != nil && len(out) == 0 {
 		out = append(out, problemFinding(m))
@@ -67,6 +67,14 @@ func mismatch(m device.Machine) bool {
 	}
 	said := m.Problem != nil && m.Problem.Code == device.CodeVersionMismatch
 	return said || m.Module.Version != "" && m.Driver.LibraryVersion != "" && m.Module.Version != m.Driver.LibraryVersion
+}
+
+// otherThan says a version, or that it is another one where the file's name does not tell.
+func otherThan(module, library string) string {
+	if library == "" || library == module {
+		return "of another version"
+	}
+	return library
 }
 
 // problemFinding is for a driver that does not answer although the module looks well.

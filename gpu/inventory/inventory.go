@@ -15,6 +15,7 @@ import (
 	"errors"
 	"log/slog"
 	"maps"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -61,6 +62,8 @@ type Config struct {
 const (
 	maxEvents  = 256
 	maxNotices = 128
+	// maxLast is how many events a recording carries.
+	maxLast = 64
 	// checkDelay is how long a card that did not answer is left alone before it is asked again.
 	checkDelay = 10 * time.Second
 	// sameError is how far apart the driver and the kernel log tell of one error.
@@ -124,6 +127,11 @@ type Inventory struct {
 	kick     chan struct{} // the driver may be watched anew
 	state    atomic.Pointer[State]
 	ready    chan struct{}
+
+	// lease is held by who lets the driver go and takes it again; released says that
+	// somebody outside has it.
+	lease    sync.Mutex
+	released bool
 
 	mu          sync.Mutex // guards subscribers
 	subscribers map[chan struct{}]bool
@@ -203,9 +211,14 @@ func (i *Inventory) push(e device.Event) {
 	}
 }
 
-// watchDriver keeps the driver's events coming. A driver that has none, or does not work,
-// is left alone until something changed.
+// watchDriver keeps the driver's events coming, once it has answered. A driver that has
+// none, or does not work, is left alone until something changed: a node without GPUs
+// starts no helper for them.
 func (i *Inventory) watchDriver(ctx context.Context) {
+	select {
+	case <-ctx.Done():
+	case <-i.kick:
+	}
 	wait := retryMin
 	for ctx.Err() == nil {
 		err := i.config.Driver.Watch(ctx, i.push)
@@ -288,6 +301,9 @@ func (i *Inventory) Release(ctx context.Context) error {
 	if i.config.Driver == nil {
 		return nil
 	}
+	i.lease.Lock()
+	defer i.lease.Unlock()
+	i.released = true
 	return i.config.Driver.Release(ctx)
 }
 
@@ -296,9 +312,39 @@ func (i *Inventory) Resume(ctx context.Context) error {
 	if i.config.Driver == nil {
 		return nil
 	}
+	i.lease.Lock()
+	i.released = false
 	i.config.Driver.Resume()
+	i.lease.Unlock()
 	i.poke()
 	return i.Refresh(ctx)
+}
+
+// Record writes down all that the machine answers now, with the last events: what
+// `orch gpu record` saves. What a card does not say is left out.
+func (i *Inventory) Record(ctx context.Context) (device.Recording, error) {
+	if err := i.Refresh(ctx); err != nil {
+		return device.Recording{}, err
+	}
+	rec := device.Recording{Version: device.RecordingVersion, Machine: i.State().Machine}
+	if err := i.do(ctx, func(o *owner) { rec.Events = slices.Clone(o.last) }); err != nil {
+		return rec, err
+	}
+	var cards []string
+	for _, g := range rec.Machine.GPUs {
+		if g.UUID != "" && g.Problem == nil {
+			cards = append(cards, g.UUID)
+		}
+	}
+	if i.config.Driver == nil || len(cards) == 0 {
+		return rec, nil
+	}
+	var err error
+	if rec.Figures, err = i.config.Driver.Figures(ctx, cards...); err != nil {
+		return rec, err
+	}
+	rec.Processes, err = i.config.Driver.Processes(ctx, cards...)
+	return rec, err
 }
 
 // poke lets watchDriver try again.

@@ -46,6 +46,15 @@ func Merge(host, driver device.Machine) device.Machine {
 	return m
 }
 
+// stale is what a driver that is silent now said before, of the cards that are still there.
+func stale(before, host device.Machine) device.Machine {
+	before = before.Clone()
+	before.GPUs = slices.DeleteFunc(before.GPUs, func(g device.GPU) bool {
+		return !slices.ContainsFunc(host.GPUs, func(h device.GPU) bool { return h.PCI.Address == g.PCI.Address })
+	})
+	return before
+}
+
 func hostTier(m device.Machine) device.Tier {
 	if len(m.GPUs) == 0 && m.Module.State != device.ModuleLoaded {
 		return device.TierNone
@@ -67,7 +76,7 @@ func mergeDriver(host, nvml device.Driver) device.Driver {
 	if out.Library == "" || out.Library == "libnvidia-ml.so.1" {
 		out.Library = or(host.Library, out.Library)
 	}
-	out.LibraryVersion = or(nvml.LibraryVersion, host.LibraryVersion)
+	out.LibraryVersion = or(host.LibraryVersion, nvml.LibraryVersion) // the file may be newer than what was loaded
 	out.Version, out.Root = or(nvml.Version, host.Version), or(nvml.Root, host.Root)
 	return out
 }

@@ -23,10 +23,13 @@ type owner struct {
 	findings []Finding
 	units    map[Key]health.Unit
 	notices  []Notice
+	last     []device.Event
 	seq      uint64
 	seen     map[sighting]seenAt
 
 	checking map[visit]bool
+	resets   int    // under way
+	session  string // what the driver was opened for; gather's own
 
 	known          bool // the machine was read once
 	reading, again bool
@@ -79,34 +82,70 @@ func (o *owner) read() {
 	o.reading = true
 	o.next, o.waiters = o.waiters, nil
 	o.task(func() func(*owner) {
-		m := o.gather()
-		return func(o *owner) { o.took(m) }
+		host, driver := o.gather()
+		return func(o *owner) { o.took(host, driver) }
 	})
 }
 
-// gather asks both tiers.
-func (o *owner) gather() device.Machine {
-	host := o.host()
-	if o.config.Prepare != nil {
-		changed, err := o.config.Prepare(o.ctx, host)
-		if err != nil {
-			o.config.Log.Error("preparing the NVIDIA driver failed", "err", err)
-		}
-		if changed {
-			host = o.host()
-		}
-	}
+// gather asks both tiers. One gathers at a time.
+func (o *owner) gather() (host, driver device.Machine) {
+	host = o.prepare(o.host())
 	if o.config.Driver == nil {
-		return Merge(host, device.Machine{Problem: &device.Problem{Op: "start", Code: device.CodeNoHelper, Text: "this build carries no NVML helper"}})
+		return host, device.Machine{Problem: &device.Problem{Op: "start", Code: device.CodeNoHelper, Text: "this build carries no NVML helper"}}
 	}
-	if len(host.GPUs) == 0 && host.Module.State != device.ModuleLoaded {
-		return Merge(host, device.Machine{Problem: &device.Problem{Code: device.CodeNoDevices}})
+	if len(host.GPUs) == 0 && host.Module.State != device.ModuleLoaded && host.Driver.Library == "" {
+		return host, device.Machine{Problem: &device.Problem{Code: device.CodeNoDevices}}
 	}
+	o.renew(host)
 	m, err := o.config.Driver.Machine(o.ctx)
 	if err != nil {
 		m = device.Machine{Problem: asProblem(err)}
 	}
-	return Merge(host, m)
+	return host, m
+}
+
+// maxPrepare bounds how often one preparation may ask for the next: two modules, the nodes.
+const maxPrepare = 4
+
+// prepare makes what is missing, until nothing more is.
+func (o *owner) prepare(host device.Machine) device.Machine {
+	if o.config.Prepare == nil {
+		return host
+	}
+	for range maxPrepare {
+		changed, err := o.config.Prepare(o.ctx, host)
+		if err != nil {
+			o.config.Log.Error("preparing the NVIDIA driver failed", "err", err)
+		}
+		if !changed {
+			break
+		}
+		host = o.host()
+	}
+	return host
+}
+
+// renew opens the driver anew when it, or the cards that it holds, are others than when
+// it was opened: NVML counts cards once.
+func (o *owner) renew(host device.Machine) {
+	session := identity(host)
+	for _, g := range host.GPUs {
+		session += " " + g.PCI.Address + g.PCI.Driver
+	}
+	before := o.session
+	o.session = session
+	if before == "" || before == session {
+		return
+	}
+	o.lease.Lock()
+	defer o.lease.Unlock()
+	if o.released {
+		return
+	}
+	if err := o.config.Driver.Release(o.ctx); err != nil {
+		o.config.Log.Error("closing the NVIDIA driver to open it anew failed", "err", err)
+	}
+	o.config.Driver.Resume()
 }
 
 func (o *owner) host() device.Machine {
@@ -124,9 +163,21 @@ func asProblem(err error) *device.Problem {
 	return &device.Problem{Code: device.CodeUnknown, Text: err.Error()}
 }
 
-// took takes a reading over.
-func (o *owner) took(m device.Machine) {
+// took takes a reading over. While the driver does not answer and is still the same one,
+// what it said before stands: only that it does not answer is new.
+func (o *owner) took(host, driver device.Machine) {
 	o.reading = false
+	silent := driver.Problem != nil && len(driver.GPUs) == 0
+	if silent && o.resets > 0 && driver.Problem.Code == device.CodeStopped && o.known {
+		o.waiters = append(o.waiters, o.next...)
+		o.next = nil
+		return // a card is being reset; the machine is read when that is over
+	}
+	m := Merge(host, driver)
+	if silent && o.machine.Tier == device.TierNVML && identity(o.machine) == identity(host) {
+		m = Merge(host, stale(o.machine, host))
+		m.Problem = driver.Problem
+	}
 	remember(&m, o.machine)
 	before := o.machine
 	first := !o.known
@@ -240,6 +291,10 @@ func (o *owner) forgetSlices(g device.GPU) {
 
 // event takes one event.
 func (o *owner) event(e device.Event) {
+	o.last = append(o.last, e)
+	if len(o.last) > maxLast {
+		o.last = slices.Clone(o.last[len(o.last)-maxLast:])
+	}
 	switch e.Kind {
 	case device.EventChanged, device.EventOverflow, device.EventMIGConfig:
 		o.read()
@@ -395,6 +450,7 @@ func (o *owner) ask(g device.GPU, k Key, idle bool) health.Reading {
 
 // reset resets a card with the driver let go.
 func (o *owner) reset(k Key) {
+	o.resets++
 	g, _ := o.machine.GPU(k.UUID)
 	about := o.visit(k)
 	var delay time.Duration
@@ -408,6 +464,7 @@ func (o *owner) reset(k Key) {
 		}
 		done := o.resetCard(g)
 		return func(o *owner) {
+			o.resets--
 			if o.visit(k) == about {
 				o.step(k, health.Input{Reset: &done})
 			}
@@ -422,7 +479,11 @@ func (o *owner) resetCard(g device.GPU) health.ResetDone {
 		return health.ResetDone{Err: "this node has no way to reset a GPU", Unsupported: true}
 	}
 	if o.config.Driver != nil {
-		defer o.config.Driver.Resume()
+		o.lease.Lock()
+		defer o.lease.Unlock()
+		if !o.released {
+			defer o.config.Driver.Resume()
+		}
 		if err := o.config.Driver.Release(o.ctx); err != nil {
 			return health.ResetDone{Err: err.Error()}
 		}

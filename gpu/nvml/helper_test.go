@@ -532,6 +532,36 @@ func TestInventoryOverARealHelper(t *testing.T) {
 	}
 }
 
+// TestNewCardOpensTheDriverAnew: NVML counts cards when it is opened.
+func TestNewCardOpensTheDriverAnew(t *testing.T) {
+	lib, steer := driver(t)
+	c := client(t, lib, steer)
+	ctx, cancel := context.WithCancel(t.Context())
+	root := loaded(t)
+	i, over := inventoryOf(t, ctx, c, root)
+	<-i.Ready()
+	if err := i.Refresh(ctx); err != nil {
+		t.Fatal(err)
+	}
+	before := c.Stats().PID
+	dir := filepath.Join(root, "sys/bus/pci/devices/0000:37:00.0")
+	for name, text := range map[string]string{"vendor": "0x10de", "device": "0x2335", "class": "0x030200"} {
+		if err := errors.Join(os.MkdirAll(dir, 0o755), os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := i.Refresh(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if s := i.State(); len(s.Machine.GPUs) != 3 || c.Stats().PID == before || !s.Allocatable("GPU-fake-0") {
+		t.Errorf("helper %d as before, state %+v", before, s.Machine.GPUs)
+	}
+	cancel()
+	if err := <-over; err != nil {
+		t.Error(err)
+	}
+}
+
 // BenchmarkReady is from an agent's start to a node that knows what it can give out.
 func BenchmarkReady(b *testing.B) {
 	lib, steer := driver(b)

@@ -64,9 +64,9 @@ func (s *Source) Machine(context.Context) (device.Machine, error) {
 	m.Module = s.module(m)
 	if len(m.GPUs) > 0 || m.Module.State == device.ModuleLoaded {
 		m.Tier = device.TierSysfs
-		if s.config.Library != nil {
-			m.Driver.Library, m.Driver.LibraryVersion = s.config.Library()
-		}
+	}
+	if s.config.Library != nil { // a sandbox may show the library and hide the bus
+		m.Driver.Library, m.Driver.LibraryVersion = s.config.Library()
 	}
 	m.Driver.Version = m.Module.Version
 	for i := range m.GPUs {
