@@ -144,7 +144,7 @@ func (s *Server) assemble(store datastore.Store) (err error) {
 	}
 	s.registry.SetAdmission(s.admit)
 	s.boot, err = bootstrap.New(bootstrap.Config{
-		Client: self, Address: s.cfg.advertise, Port: int32(s.Port()), ServiceCIDR: s.cfg.serviceCIDR, ServiceIP: services.FirstIP(),
+		Client: s.registry.OwnClient(loopback), Address: s.cfg.advertise, Port: int32(s.Port()), ServiceCIDR: s.cfg.serviceCIDR, ServiceIP: services.FirstIP(),
 		DNS: s.cfg.dns, NoDNS: s.cfg.without("coredns"), ServerCA: s.pki.ServerCA(), ClientCA: s.pki.ClientCA(), FrontProxyCA: s.pki.FrontProxyCA(), FrontProxy: pki.AuthProxyName,
 	})
 	if err != nil {

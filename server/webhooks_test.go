@@ -12,10 +12,15 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
 	admissionv1 "k8s.io/api/admission/v1"
+	core "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"orch/api"
+	"orch/api/client"
 	"orch/datastore/memory"
+	"orch/server/registry"
 )
 
 // hooks is a server of webhooks: what it answers is told by path.
@@ -375,4 +380,85 @@ func TestWebhookConfigurationChangesAtOnce(t *testing.T) {
 			t.Errorf("%d without it", code)
 		}
 	}
+}
+
+// TestWebhookSeesConnections: exec, eviction and binding are asked about with their own bodies.
+func TestWebhookSeesConnections(t *testing.T) {
+	_, admin := hooked(t)
+	h := newHooks(t, answers{"/no": func(_ *admissionv1.AdmissionRequest, r *admissionv1.AdmissionResponse) { r.Allowed = false }}, nil)
+	setUp(t, admin,
+		[2]string{"/api/v1/namespaces/a/serviceaccounts", `{"metadata":{"name":"default"}}`},
+		[2]string{"/api/v1/namespaces/a/pods", pod("")},
+		[2]string{validatingPath, h.configuration("", "w", "/no", `,"rules":[{"apiGroups":[""],"apiVersions":["v1"],"resources":["pods/*"],"operations":["*"]}]`)},
+	)
+	for _, tc := range []struct{ sub, body, op, kind string }{
+		{"exec?command=ls&stdout=true", "", "CONNECT", "PodExecOptions"},
+		{"attach?stdout=true", "", "CONNECT", "PodAttachOptions"},
+		{"portforward", "", "CONNECT", "PodPortForwardOptions"},
+		{"eviction", `{"apiVersion":"policy/v1","kind":"Eviction","metadata":{"name":"p"}}`, "CREATE", "Eviction"},
+		{"binding", `{"apiVersion":"v1","kind":"Binding","metadata":{"name":"p"},"target":{"name":"n"}}`, "CREATE", "Binding"},
+	} {
+		code, m := admin.message("POST", "/api/v1/namespaces/a/pods/p/"+tc.sub, tc.body)
+		if code != 400 || m != `admission webhook "w.example.com" denied the request without explanation` {
+			t.Errorf("%s: %d %s", tc.sub, code, m)
+		}
+		sub, _, _ := strings.Cut(tc.sub, "?")
+		if got := h.reviews("/no"); len(got) != 1 || string(got[0].Operation) != tc.op || got[0].Kind.Kind != tc.kind || got[0].SubResource != sub || got[0].object["kind"] != tc.kind || got[0].Name != "p" {
+			t.Errorf("%s: %+v", tc.sub, got)
+		}
+	}
+}
+
+// TestAuditNotesOfWebhooks: what a webhook says for the audit log, and what it changed.
+func TestAuditNotesOfWebhooks(t *testing.T) {
+	s, admin := hooked(t)
+	h := newHooks(t, answers{"/a": func(_ *admissionv1.AdmissionRequest, r *admissionv1.AdmissionResponse) {
+		r.AuditAnnotations = map[string]string{"why": "because"}
+		patch(r, `[{"op":"add","path":"/data","value":{"a":"b"}}]`)
+	}}, map[string]http.HandlerFunc{"/broken": http.NotFound})
+	setUp(t, admin,
+		[2]string{mutatingPath, h.configuration("", "a", "/a", "")},
+		[2]string{mutatingPath, h.configuration("", "b", "/broken", `,"failurePolicy":"Ignore"`)},
+		[2]string{validatingPath, h.configuration("", "v", "/broken", `,"failurePolicy":"Ignore"`)},
+	)
+	var mu sync.Mutex
+	notes := map[string]string{}
+	q := registry.Request{User: registry.User{Name: "admin"}, Target: client.Target{Kind: api.ConfigMaps.Facts, Namespace: "a"}, Annotate: func(k, v string) {
+		mu.Lock()
+		defer mu.Unlock()
+		notes[k] = v
+	}}
+	if _, err := s.registry.Create(t.Context(), q, &core.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "x"}}, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	want := map[string]string{
+		"a.example.com/why": "because",
+		"mutation.webhook.admission.k8s.io/round_0_index_0":               `{"configuration":"a","webhook":"a.example.com","mutated":true}`,
+		"patch.webhook.admission.k8s.io/round_0_index_0":                  `{"configuration":"a","webhook":"a.example.com","patch":[{"op":"add","path":"/data","value":{"a":"b"}}],"patchType":"JSONPatch"}`,
+		"mutation.webhook.admission.k8s.io/round_0_index_1":               `{"configuration":"b","webhook":"b.example.com","mutated":false}`,
+		"failed-open.mutation.webhook.admission.k8s.io/round_0_index_1":   "b.example.com",
+		"failed-open.validating.webhook.admission.k8s.io/round_0_index_0": "v.example.com",
+	}
+	if d := cmp.Diff(want, notes); d != "" {
+		t.Error(d)
+	}
+}
+
+// TestRestartUnderABrokenWebhook: a webhook for everything that nobody answers keeps the
+// server from no start.
+func TestRestartUnderABrokenWebhook(t *testing.T) {
+	store := memory.New()
+	s, stop := boot(t, store, nil)
+	admin := user(t, s, "admin", "system:masters")
+	setUp(t, admin, [2]string{validatingPath, strings.Replace((&hooks{Server: &httptest.Server{URL: "https://127.0.0.1:1"}}).configuration("", "w", "/", `,"rules":[{"apiGroups":["*"],"apiVersions":["*"],"resources":["*/*"],"operations":["*"]}]`), `"caBundle":"",`, "", 1)})
+	if code, m := admin.message("POST", "/api/v1/namespaces", `{"metadata":{"name":"n"}}`); code != 500 {
+		t.Errorf("%d %s", code, m)
+	}
+	stop()
+	s = start(t, store, nil)
+	admin = user(t, s, "admin", "system:masters")
+	if code, m := admin.message("DELETE", validatingPath+"/w", ""); code != 200 {
+		t.Errorf("%d %s", code, m)
+	}
+	setUp(t, admin, [2]string{"/api/v1/namespaces", `{"metadata":{"name":"n"}}`})
 }

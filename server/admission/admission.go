@@ -47,6 +47,8 @@ type step struct {
 	kinds    []*api.Facts
 	admit    func(context.Context, *registry.Attributes) error
 	validate func(context.Context, *registry.Attributes) error
+	// defined marks steps that do what users define: not for the server's own writes.
+	defined bool
 	// users marks the last step that does to objects what users define: behind it the
 	// mutating steps begin again, once, where that was asked for.
 	users bool
@@ -148,10 +150,10 @@ func (l *List) steps() []step {
 		{name: "DefaultIngressClass", kinds: []*api.Facts{api.Ingresses.Facts}, admit: l.defaultIngressClass},
 		// What users define comes here, after everything of ours that completes an
 		// object; validating ones before the two that take something.
-		{name: policy.MutatingStep, admit: l.policies.Admit},
-		{name: webhooks.Step, admit: l.webhooks.Admit, users: true},
-		{name: policy.Step, validate: l.policies.Validate},
-		{name: "ValidatingAdmissionWebhook", validate: l.webhooks.Validate},
+		{name: policy.MutatingStep, admit: l.policies.Admit, defined: true},
+		{name: webhooks.Step, admit: l.webhooks.Admit, defined: true, users: true},
+		{name: policy.Step, validate: l.policies.Validate, defined: true},
+		{name: "ValidatingAdmissionWebhook", validate: l.webhooks.Validate, defined: true},
 		{name: "ServiceAllocation", kinds: services, admit: l.serviceAllocation},
 		{name: "ResourceQuota", validate: l.resourceQuota},
 	}
@@ -188,7 +190,7 @@ func (l *List) Ready() <-chan struct{} { return l.ready }
 func (l *List) Admit(ctx context.Context, a *registry.Attributes) error {
 	steps := l.of(a)
 	for i := 0; i < len(steps); i++ {
-		if steps[i].admit == nil {
+		if steps[i].admit == nil || steps[i].defined && a.Own {
 			continue
 		}
 		if err := steps[i].admit(ctx, a); err != nil {
@@ -205,7 +207,7 @@ func (l *List) Admit(ctx context.Context, a *registry.Attributes) error {
 // Validate runs the validating steps of the request's kind in order.
 func (l *List) Validate(ctx context.Context, a *registry.Attributes) error {
 	for _, s := range l.of(a) {
-		if s.validate != nil {
+		if s.validate != nil && !(s.defined && a.Own) {
 			if err := s.validate(ctx, a); err != nil {
 				return err
 			}

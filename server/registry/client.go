@@ -32,6 +32,12 @@ func (r *Registry) Client(u User) *client.Client {
 	return &client.Client{Transport: l, Cache: l}
 }
 
+// OwnClient is Client for what the server needs to start: see Request.Own.
+func (r *Registry) OwnClient(u User) *client.Client {
+	l := &local{r: r, user: u, agent: agentOf(u), own: true}
+	return &client.Client{Transport: l, Cache: l}
+}
+
 // agentOf names the field manager of a component: its user without the prefix.
 func agentOf(u User) string {
 	if strings.HasPrefix(u.Name, api.UserNodePrefix) {
@@ -45,10 +51,11 @@ type local struct {
 	r     *Registry
 	user  User
 	agent string
+	own   bool
 }
 
 func (l *local) request(t client.Target) Request {
-	return Request{User: l.user, Target: t, UserAgent: l.agent}
+	return Request{User: l.user, Target: t, UserAgent: l.agent, Own: l.own}
 }
 
 func (l *local) Get(ctx context.Context, t client.Target, o metav1.GetOptions) (runtime.Object, error) {

@@ -21,6 +21,9 @@ type Request struct {
 	Warn func(string)
 	// Annotate takes what admission notes for the audit log, see Attributes; may be nil.
 	Annotate func(key, value string)
+	// Own is a write that the server makes to be able to serve: users' policies and webhooks,
+	// which may be broken, are not asked about it.
+	Own bool
 	// MayCreate is asked when an update or an apply is about to create; nil allows.
 	MayCreate func(ctx context.Context) error
 }
@@ -69,6 +72,8 @@ type Attributes struct {
 	// that begins with "patch." holds parts of the object: it belongs into events of level
 	// Request and above only.
 	Annotate func(key, value string)
+	// Own as in the Request.
+	Own bool
 	// Mutation is shared by the steps that let users' policies and webhooks change Object.
 	Mutation Mutation
 }
@@ -129,7 +134,7 @@ func (r *Registry) newOp(q *Request, res *Resource, o Operation, options runtime
 	w := &op{r: r, res: res, q: q, sub: q.Subresource, manager: manager}
 	w.Attributes = Attributes{
 		Operation: o, User: q.User, Resource: res, Namespace: q.Namespace, Name: q.Name, Subresource: q.Subresource,
-		Options: options, Annotate: q.Annotate,
+		Options: options, Annotate: q.Annotate, Own: q.Own,
 	}
 	if w.Annotate == nil {
 		w.Annotate = func(string, string) {}
