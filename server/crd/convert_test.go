@@ -351,8 +351,12 @@ func TestManyAreConvertedInBatches(t *testing.T) {
 	if calls, objects := c.count(); calls != 1 || objects != 11 {
 		t.Errorf("a page of ten: %d calls, %d objects", calls, objects)
 	}
-	l := w.must(200, "GET", gadgetsV2, "")
-	if calls, objects := c.count(); len(l.body["items"].([]any)) != n || calls != 2 || objects != n-11 {
+	l := w.must(200, "GET", gadgetsV2+"?limit=2&labelSelector=seen-as%3Dv2", "")
+	if calls, objects := c.count(); calls != 1 || objects != 500-11 || l.get("metadata.continue") == nil {
+		t.Errorf("a page by a selector: %d calls, %d objects, %s", calls, objects, l.get("metadata.continue"))
+	}
+	l = w.must(200, "GET", gadgetsV2, "")
+	if calls, objects := c.count(); len(l.body["items"].([]any)) != n || calls != 1 || objects != n-500 {
 		t.Errorf("%d items by %d calls for %d objects", len(l.body["items"].([]any)), calls, objects)
 	}
 	for range 4 { // at once: nobody asks for what another asks for

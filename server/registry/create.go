@@ -351,7 +351,11 @@ func (w *op) put(ctx context.Context, obj api.Object, expect int64) (*Item, erro
 		if stored, err = w.res.hooks.toStored(obj); err != nil {
 			return nil, err
 		}
-		kind = w.r.For(w.res.SameAs).kind
+		base := w.r.For(w.res.SameAs)
+		if base == nil { // the definition has just changed
+			return nil, cache.ErrGone
+		}
+		kind = base.kind
 	}
 	stored.SetResourceVersion("")
 	value, err := kind.Encode(stored)

@@ -10,6 +10,9 @@ import (
 // The oldest go first; they are converted again when somebody asks.
 const viewBytes = 8 << 20
 
+// viewChunk is how many objects a page by selectors converts at a time, until it is full.
+const viewChunk = 500
+
 // As gives the same version as an object of kind k, which is the item's kind or
 // stored as it. It may wait for a webhook where k.Convert is set.
 func (i *Item) As(k *Kind) (*Item, error) {
@@ -199,13 +202,24 @@ func (k *Kind) ahead(o *ListOptions, walk func(from, to string, each func(entry)
 		}
 		return o.Limit == 0 || o.Filter.selective() || int64(len(items)) <= o.Limit
 	})
-	made, err := k.convert(items)
-	if err != nil {
-		return nil, err
-	}
 	byItem := make(map[*Item]*Item, len(items))
-	for n, i := range items {
-		byItem[i] = made[n]
+	chunk, matched := len(items), int64(0)
+	if o.Limit > 0 && o.Filter.selective() {
+		chunk = viewChunk
+	}
+	for len(items) > 0 && (o.Limit == 0 || matched <= o.Limit) { // one more than the page tells that there is a next
+		some := items[:min(len(items), chunk)]
+		items = items[len(some):]
+		made, err := k.convert(some)
+		if err != nil {
+			return nil, err
+		}
+		for n, i := range some {
+			byItem[i] = made[n]
+			if o.Filter.match(made[n]) {
+				matched++
+			}
+		}
 	}
 	return func(i *Item) (*Item, error) {
 		if m := byItem[i]; m != nil {
