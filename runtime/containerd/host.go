@@ -29,6 +29,8 @@ func hostFacts() (oci.Host, error) {
 		Device:         devicesAt,
 		MinOOMScoreAdj: minOOMScoreAdj(),
 	}
+	_, err := os.Stat("/sys/fs/selinux/enforce")
+	h.SELinux = err == nil
 	h.SwapLimit = swapLimit(h.CgroupV2)
 	h.X32 = hasX32()
 	status, err := os.ReadFile("/proc/self/status")

@@ -90,6 +90,22 @@ func TestCommand(t *testing.T) {
 	}
 }
 
+// TestSELinuxLabelsAreLeftOutWithoutSELinux: runc refuses to start a container with a label on
+// a host that has none, and pods with seLinuxOptions run everywhere.
+func TestSELinuxLabelsAreLeftOutWithoutSELinux(t *testing.T) {
+	for _, enabled := range []bool{false, true} {
+		h := host
+		h.SELinux = enabled
+		out := &specs.Spec{Process: &specs.Process{}, Linux: &specs.Linux{}}
+		if err := security(Input{Spec: engine.Spec{Security: engine.Security{SELinux: "u:r:t:s0"}}, Host: h}, out); err != nil {
+			t.Fatal(err)
+		}
+		if got := out.Process.SelinuxLabel != ""; got != enabled {
+			t.Errorf("with SELinux %v the label is %q", enabled, out.Process.SelinuxLabel)
+		}
+	}
+}
+
 func TestCapabilities(t *testing.T) {
 	tests := []struct {
 		name string

@@ -39,7 +39,9 @@ func security(in Input, out *specs.Spec) error {
 	}
 	p.NoNewPrivileges = sec.NoNewPrivileges
 	p.ApparmorProfile = sec.AppArmor
-	p.SelinuxLabel = sec.SELinux
+	if in.Host.SELinux {
+		p.SelinuxLabel = sec.SELinux
+	}
 	if !sec.Privileged && !sec.Unmasked {
 		out.Linux.MaskedPaths = maskedPaths
 		out.Linux.ReadonlyPaths = readonlyPaths

@@ -29,6 +29,9 @@ type Host struct {
 	Caps []string
 	// MinOOMScoreAdj is the lowest value that may be set.
 	MinOOMScoreAdj int
+	// SELinux is true when the kernel enforces or logs labels. Without it labels are
+	// left out, as other runtimes do: the same pods run on both kinds of hosts.
+	SELinux bool
 	// Seccomp is true when the kernel filters system calls.
 	Seccomp bool
 	// X32 is true when the kernel has the x32 system call interface.

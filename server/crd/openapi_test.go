@@ -56,3 +56,17 @@ func TestDocuments(t *testing.T) {
 		return !strings.Contains(w.do("GET", "/openapi/v3", "").raw, "ml.example.com") && !strings.Contains(w.do("GET", "/openapi/v2", "").raw, "com.example.ml")
 	})
 }
+
+// TestDocumentOfAKindWithoutSchema: kubectl takes the properties of a definition for all that there
+// are, so version 2 names none where everything is allowed.
+func TestDocumentOfAKindWithoutSchema(t *testing.T) {
+	w := start(t)
+	w.define(`{"apiVersion":"apiextensions.k8s.io/v1","kind":"CustomResourceDefinition","metadata":{"name":"anythings.free.example.com"},"spec":{
+		"group":"free.example.com","scope":"Namespaced","names":{"plural":"anythings","kind":"Anything"},
+		"versions":[{"name":"v1","served":true,"storage":true,"schema":{"openAPIV3Schema":{"type":"object","x-kubernetes-preserve-unknown-fields":true}}}]}}`)
+	doc := w.must(200, "GET", "/openapi/v2", "")
+	model, _ := doc.body["definitions"].(map[string]any)["com.example.free.v1.Anything"].(map[string]any)
+	if len(model) != 2 || model["type"] != "object" || model["x-kubernetes-group-version-kind"] == nil {
+		t.Errorf("version 2: %v", model)
+	}
+}

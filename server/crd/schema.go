@@ -38,9 +38,9 @@ func (v *version) gvkExtension(kind string) []any {
 // model is the kind's schema as OpenAPI documents show it.
 func (v *version) model(ref string) *spec.Schema {
 	var s *spec.Schema
-	if ss := v.structural(); ss == nil || v.definition.preserve {
+	if ss := v.structural(); ss == nil || (ref == refV2 && (ss.XPreserveUnknownFields || v.definition.preserve)) {
+		// Any property named here would make kubectl refuse all others.
 		s = &spec.Schema{SchemaProps: spec.SchemaProps{Type: []string{"object"}}}
-		s.AddExtension("x-kubernetes-preserve-unknown-fields", true)
 	} else {
 		if ref == refV2 {
 			ss = v2.ToStructuralOpenAPIV2(ss)

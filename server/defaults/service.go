@@ -26,10 +26,18 @@ func Service(o *core.Service) {
 	}
 	if s.Type == core.ServiceTypeLoadBalancer {
 		point(&s.AllocateLoadBalancerNodePorts, true)
-		for i := range o.Status.LoadBalancer.Ingress {
-			if in := &o.Status.LoadBalancer.Ingress[i]; in.IP != "" {
-				point(&in.IPMode, core.LoadBalancerIPModeVIP)
-			}
+		ServiceStatus(o)
+	}
+}
+
+// ServiceStatus fills the status of a service, also where only that is written.
+func ServiceStatus(o *core.Service) {
+	if o.Spec.Type != core.ServiceTypeLoadBalancer {
+		return
+	}
+	for i := range o.Status.LoadBalancer.Ingress {
+		if in := &o.Status.LoadBalancer.Ingress[i]; in.IP != "" {
+			point(&in.IPMode, core.LoadBalancerIPModeVIP)
 		}
 	}
 }

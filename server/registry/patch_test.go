@@ -180,6 +180,9 @@ func TestBinding(t *testing.T) {
 	if p.Spec.NodeName != "n1" || len(p.Status.Conditions) != 1 || p.Status.Conditions[0].Type != core.PodScheduled {
 		t.Fatalf("bound: %+v", p)
 	}
+	if p.Generation != 1 {
+		t.Errorf("to be bound moved the generation to %d", p.Generation)
+	}
 	wantStatus(t, bind(req(api.Pods, "p", "binding"), "n2"), 409, metav1.StatusReasonConflict,
 		`Operation cannot be fulfilled on pods/binding "p": pod p is already assigned to node "n1"`)
 }

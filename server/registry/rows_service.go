@@ -22,7 +22,8 @@ func serviceRow() Resource {
 			pairClusterIPs(&o.Spec, &old.Spec)
 			dropForeign(&o.Spec, &old.Spec)
 		},
-		FieldNames: []string{"spec.clusterIP", "spec.type"},
+		PrepareStatus: func(o, _ *core.Service) { defaults.ServiceStatus(o) },
+		FieldNames:    []string{"spec.clusterIP", "spec.type"},
 		Fields: func(o *core.Service) fields.Set {
 			return fields.Set{"spec.clusterIP": o.Spec.ClusterIP, "spec.type": string(o.Spec.Type)}
 		},

@@ -100,8 +100,9 @@ func (w *op) bind(ctx context.Context, body runtime.Object) (Result, error) {
 	return created(), nil
 }
 
-// bindMode takes the object as the engine itself made it.
-var bindMode = mode{prepare: func(*op, api.Object, api.Object) {}}
+// bindMode takes the object as the engine itself made it. To be bound is no change of what a
+// pod is to be: its generation stays.
+var bindMode = mode{still: true, prepare: func(*op, api.Object, api.Object) {}}
 
 // quiet is the op for a write that the engine makes itself: admission has seen the
 // request in its own form, and as upstream nobody comes to own what is set.

@@ -31,8 +31,8 @@ type mode struct {
 	prepare func(w *op, o, old api.Object)
 	// validate is asked instead of the kind's ValidateUpdate; nil: nothing beyond metadata.
 	validate func(w *op, o, old api.Object) field.ErrorList
-	// whole: defaults and warnings apply.
-	whole bool
+	// whole: defaults and warnings apply. still: the generation stays, whatever changes.
+	whole, still bool
 }
 
 var wholeMode = mode{whole: true,
@@ -226,7 +226,7 @@ func (w *op) update(ctx context.Context, oldItem *Item, obj api.Object, m *mode)
 	}
 	w.keepMeta(obj, old)
 	m.prepare(w, obj, old)
-	w.bumpGeneration(obj, old)
+	w.bumpGeneration(obj, old, m)
 	if !w.applied {
 		if err := w.r.apply.Update(old, obj, w.by()); err != nil {
 			return Result{}, err
@@ -242,7 +242,7 @@ func (w *op) update(ctx context.Context, oldItem *Item, obj api.Object, m *mode)
 		w.clearType(obj)
 		w.keepMeta(obj, old)
 		m.prepare(w, obj, old)
-		w.bumpGeneration(obj, old)
+		w.bumpGeneration(obj, old, m)
 	}
 	if err := w.validateUpdate(obj, old, m); err != nil {
 		return Result{}, err
@@ -298,8 +298,8 @@ func (w *op) keepMeta(obj, old api.Object) {
 	dedupOwners(obj)
 }
 
-func (w *op) bumpGeneration(obj, old api.Object) {
-	if !w.res.hooks.counts || obj.GetGeneration() != old.GetGeneration() {
+func (w *op) bumpGeneration(obj, old api.Object, m *mode) {
+	if m.still || !w.res.hooks.counts || obj.GetGeneration() != old.GetGeneration() {
 		return
 	}
 	if !w.res.shape.sameRest(obj, old) {

@@ -160,6 +160,9 @@ func (c *controller) act(ctx context.Context, d *apps.Deployment, p *plan) (*app
 	}
 	body := fmt.Appendf(nil, `{"metadata":{"annotations":{%q:%q}}}`, revisionAnnotation, p.revision)
 	next, err := client.Patch(ctx, c.Client, api.Deployments, client.Target{Namespace: d.Namespace, Name: d.Name}, types.MergePatchType, body)
+	if apierrors.IsNotFound(err) {
+		return d, nil // deleted meanwhile
+	}
 	if err != nil {
 		return nil, fmt.Errorf("writing revision: %w", err)
 	}

@@ -204,6 +204,7 @@ func (c *spec) projected(v *core.ProjectedVolumeSource, p *field.Path) {
 		}
 		if s.PodCertificate != nil {
 			n++
+			c.certificate(s.PodCertificate, at.Child("podCertificate"), taken)
 		}
 		if n > 1 {
 			e.Forbidden(at, "may not specify more than 1 volume type")
