@@ -164,7 +164,8 @@ func (q *request) call() registry.Request {
 
 // offer is what can be asked for of the request's kind.
 func (q *request) offer() wire.Offer {
-	return wire.Offer{Protobuf: !q.row.Dynamic, Table: true, Metadata: true}
+	table := !q.row.Computed || q.row.NewList != nil // reviews and the like have no columns
+	return wire.Offer{Protobuf: !q.row.Dynamic, Table: table, Metadata: true}
 }
 
 func (q *request) media(offer wire.Offer) (wire.Media, error) {

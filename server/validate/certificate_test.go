@@ -13,14 +13,16 @@ func TestPodCertificatesAreChecked(t *testing.T) {
 		change func(*core.PodCertificateProjection)
 		want   string
 	}{
-		"good":           {func(*core.PodCertificateProjection) {}, ""},
-		"too short":      {func(s *core.PodCertificateProjection) { s.MaxExpirationSeconds = new(int32(3599)) }, "if provided, maxExpirationSeconds must be >= 3600"},
-		"too long":       {func(s *core.PodCertificateProjection) { s.MaxExpirationSeconds = new(int32(7862401)) }, "must be <= 7862400"},
-		"cluster signer": {func(s *core.PodCertificateProjection) { s.SignerName, s.MaxExpirationSeconds = "kubernetes.io/x", new(int32(86401)) }, "must be <= 86400"},
-		"no key":         {func(s *core.PodCertificateProjection) { s.KeyType = "RSA1" }, `Unsupported value: "RSA1"`},
-		"no path":        {func(s *core.PodCertificateProjection) { s.CredentialBundlePath = "" }, "specify at least one of credentialBundlePath"},
-		"same path":      {func(s *core.PodCertificateProjection) { s.KeyPath = "bundle.pem" }, "conflicting duplicate paths"},
-		"no domain":      {func(s *core.PodCertificateProjection) { s.UserAnnotations = map[string]string{"x": "y"} }, "must be a domain-prefixed key"},
+		"good":      {func(*core.PodCertificateProjection) {}, ""},
+		"too short": {func(s *core.PodCertificateProjection) { s.MaxExpirationSeconds = new(int32(3599)) }, "if provided, maxExpirationSeconds must be >= 3600"},
+		"too long":  {func(s *core.PodCertificateProjection) { s.MaxExpirationSeconds = new(int32(7862401)) }, "must be <= 7862400"},
+		"cluster signer": {func(s *core.PodCertificateProjection) {
+			s.SignerName, s.MaxExpirationSeconds = "kubernetes.io/x", new(int32(86401))
+		}, "must be <= 86400"},
+		"no key":    {func(s *core.PodCertificateProjection) { s.KeyType = "RSA1" }, `Unsupported value: "RSA1"`},
+		"no path":   {func(s *core.PodCertificateProjection) { s.CredentialBundlePath = "" }, "specify at least one of credentialBundlePath"},
+		"same path": {func(s *core.PodCertificateProjection) { s.KeyPath = "bundle.pem" }, "conflicting duplicate paths"},
+		"no domain": {func(s *core.PodCertificateProjection) { s.UserAnnotations = map[string]string{"x": "y"} }, "must be a domain-prefixed key"},
 	} {
 		s := &core.PodCertificateProjection{SignerName: "example.com/x", KeyType: "ED25519", CredentialBundlePath: "bundle.pem"}
 		c.change(s)
