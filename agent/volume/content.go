@@ -29,6 +29,8 @@ type file struct {
 type reference struct {
 	kind            *api.Facts
 	namespace, name string
+	// selector, of fields, stands for the name where several objects count.
+	selector string
 }
 
 // use is an object as it was read; version is empty when it was missing.
@@ -55,6 +57,8 @@ type collector struct {
 	pod *core.Pod
 	content
 	defaultMode int32
+	// volume is its name.
+	volume string
 	// dir and until are of the volume as it was made last: its tokens serve until then.
 	dir   string
 	until time.Time
@@ -63,7 +67,7 @@ type collector struct {
 // collect reads the objects behind a volume; ok is false for volumes that are
 // not made of objects.
 func (v *Volumes) collect(ctx context.Context, m *mountedPod, vol *core.Volume) (c content, ok bool, err error) {
-	k := &collector{Volumes: v, ctx: ctx, pod: m.pod, content: content{files: map[string]file{}}, defaultMode: 0o644,
+	k := &collector{Volumes: v, ctx: ctx, pod: m.pod, content: content{files: map[string]file{}}, defaultMode: 0o644, volume: vol.Name,
 		dir: v.objectPath(m.pod.UID, vol), until: m.volumes[vol.Name].refresh}
 	mode := func(m *int32) {
 		if m != nil {
@@ -90,7 +94,7 @@ func (v *Volumes) collect(ctx context.Context, m *mountedPod, vol *core.Volume) 
 }
 
 func (k *collector) projected(p *core.ProjectedVolumeSource) error {
-	for _, s := range p.Sources {
+	for i, s := range p.Sources {
 		var err error
 		switch {
 		case s.ConfigMap != nil:
@@ -101,6 +105,10 @@ func (k *collector) projected(p *core.ProjectedVolumeSource) error {
 			err = k.downward(s.DownwardAPI.Items)
 		case s.ServiceAccountToken != nil:
 			err = k.token(s.ServiceAccountToken)
+		case s.ClusterTrustBundle != nil:
+			err = k.trustBundle(s.ClusterTrustBundle)
+		case s.PodCertificate != nil:
+			err = k.certificate(s.PodCertificate, i)
 		default:
 			err = fmt.Errorf("a projected source of a kind that this node does not know")
 		}
@@ -148,7 +156,7 @@ func (k *collector) secret(name string, items []core.KeyToPath, optional *bool) 
 }
 
 func (k *collector) used(kind *api.Facts, name string, o api.Object, err error) {
-	u := use{reference: reference{kind, k.pod.Namespace, name}}
+	u := use{reference: reference{kind: kind, namespace: k.pod.Namespace, name: name}}
 	if err == nil {
 		u.version = o.GetResourceVersion()
 	}

@@ -137,7 +137,10 @@ func (f *follower) watchLocked(r reference, o *followed) {
 func (f *follower) watch(ctx context.Context, r reference) {
 	pause := firstPause
 	for ctx.Err() == nil {
-		o := metav1.ListOptions{FieldSelector: fields.OneTermEqualSelector("metadata.name", r.name).String(), AllowWatchBookmarks: true}
+		o := metav1.ListOptions{FieldSelector: r.selector, AllowWatchBookmarks: true}
+		if o.FieldSelector == "" {
+			o.FieldSelector = fields.OneTermEqualSelector("metadata.name", r.name).String()
+		}
 		w, err := f.volumes.client.Watch(ctx, client.Target{Kind: r.kind, Namespace: r.namespace}, o)
 		if err == nil {
 			pause = firstPause

@@ -56,6 +56,8 @@ type Volumes struct {
 
 	mu   sync.Mutex
 	pods map[types.UID]*mountedPod
+	// credentials of the mounted pods.
+	credentials map[certificateKey]*credential
 	// follow is non-nil while Run runs.
 	follower *follower
 }
@@ -78,7 +80,8 @@ func New(c Config) (*Volumes, error) {
 	if c.Log == nil {
 		c.Log = slog.Default()
 	}
-	v := &Volumes{root: c.Root, client: c.Client, fields: c.Fields, log: c.Log, now: c.Now, pods: map[types.UID]*mountedPod{}}
+	v := &Volumes{root: c.Root, client: c.Client, fields: c.Fields, log: c.Log, now: c.Now, pods: map[types.UID]*mountedPod{},
+		credentials: map[certificateKey]*credential{}}
 	v.follower = newFollower(v)
 	return v, nil
 }
@@ -194,6 +197,7 @@ func (v *Volumes) Unmount(_ context.Context, uid types.UID) error {
 	v.follower.drop(uid)
 	v.mu.Lock()
 	delete(v.pods, uid)
+	v.forgetCredentialsLocked(uid)
 	v.mu.Unlock()
 	dir := v.podDir(uid)
 	if uid == "" || strings.Contains(string(uid), "/") {

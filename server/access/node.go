@@ -41,18 +41,19 @@ func (x *nodeIndex) allows(node string, at *Attributes) (bool, string) {
 
 // nodeRows are the resources to which a node has access object by object.
 var nodeRows = map[string]func(x *nodeIndex, node string, at *Attributes) (bool, string){
-	"/secrets":                         func(x *nodeIndex, n string, at *Attributes) (bool, string) { return x.readNamed(n, "secret", at) },
-	"/configmaps":                      func(x *nodeIndex, n string, at *Attributes) (bool, string) { return x.readNamed(n, "configmap", at) },
-	"/persistentvolumeclaims":          (*nodeIndex).claim,
-	"/persistentvolumes":               (*nodeIndex).persistentVolume,
-	"/serviceaccounts":                 (*nodeIndex).serviceAccount,
-	"/nodes":                           (*nodeIndex).node,
-	"/pods":                            (*nodeIndex).pods,
-	"coordination.k8s.io/leases":       (*nodeIndex).lease,
-	"storage.k8s.io/csinodes":          (*nodeIndex).csiNode,
-	"storage.k8s.io/volumeattachments": (*nodeIndex).attachment,
-	"resource.k8s.io/resourceclaims":   (*nodeIndex).deviceClaim,
-	"resource.k8s.io/resourceslices":   (*nodeIndex).deviceSlice,
+	"/secrets":                   func(x *nodeIndex, n string, at *Attributes) (bool, string) { return x.readNamed(n, "secret", at) },
+	"/configmaps":                func(x *nodeIndex, n string, at *Attributes) (bool, string) { return x.readNamed(n, "configmap", at) },
+	"/persistentvolumeclaims":    (*nodeIndex).claim,
+	"/persistentvolumes":         (*nodeIndex).persistentVolume,
+	"/serviceaccounts":           (*nodeIndex).serviceAccount,
+	"/nodes":                     (*nodeIndex).node,
+	"/pods":                      (*nodeIndex).pods,
+	"coordination.k8s.io/leases": (*nodeIndex).lease,
+	"certificates.k8s.io/podcertificaterequests": (*nodeIndex).podRequest,
+	"storage.k8s.io/csinodes":                    (*nodeIndex).csiNode,
+	"storage.k8s.io/volumeattachments":           (*nodeIndex).attachment,
+	"resource.k8s.io/resourceclaims":             (*nodeIndex).deviceClaim,
+	"resource.k8s.io/resourceslices":             (*nodeIndex).deviceSlice,
 }
 
 func unrelated(node string) (bool, string) {
@@ -222,6 +223,28 @@ func (x *nodeIndex) pods(node string, at *Attributes) (bool, string) {
 		return true, "" // admission checks whose
 	}
 	return false, ""
+}
+
+// podRequest: a node asks for certificates of its own pods, and sees what came of it.
+func (x *nodeIndex) podRequest(node string, at *Attributes) (bool, string) {
+	switch at.Subresource + " " + at.Verb {
+	case " create":
+		return true, "" // admission checks for whom
+	case " get":
+		if r := client.Cached(x.cache, api.PodCertificateRequests, at.Namespace, at.Name); r != nil && string(r.Spec.NodeName) == node {
+			return true, ""
+		}
+		return unrelated(node)
+	case " list", " watch":
+		s, err := fields.ParseSelector(at.FieldSelector)
+		if err == nil {
+			if want, ok := s.RequiresExactMatch("spec.nodeName"); ok && want == node {
+				return true, ""
+			}
+		}
+		return false, "can only list/watch podcertificaterequests with nodeName field selector"
+	}
+	return false, "nodes may only create, get, list and watch podcertificaterequests"
 }
 
 func (x *nodeIndex) lease(node string, at *Attributes) (bool, string) {
