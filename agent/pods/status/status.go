@@ -135,7 +135,7 @@ func (in Input) container(n plan.Named) core.ContainerStatus {
 	case c.Ended():
 		s.State.Waiting = waiting(c.Waiting)
 		last = c.Current
-	case in.Finished:
+	case in.Finished && (last != nil || n.Role == plan.Ephemeral || in.hadTurn()):
 		// It never got to run, or its end was not seen.
 		s.State.Terminated = in.lost(last)
 	case c.Waiting.Reason != "":
@@ -196,6 +196,28 @@ func (in Input) notYet() string {
 		return PodInitializing
 	}
 	return ContainerCreating
+}
+
+// hadTurn tells whether the pod's containers had their turn: without that, those that did not run
+// wait for ever, and their end is not one that nobody saw.
+func (in Input) hadTurn() bool {
+	var last *plan.Named
+	for _, n := range plan.Specs(in.Pod) {
+		c := in.Containers[n.Name]
+		switch n.Role {
+		case plan.Main:
+			if c != nil && (c.Current != nil || c.Last != nil) {
+				return true
+			}
+		case plan.Init, plan.Sidecar:
+			last = &n
+		}
+	}
+	if last == nil {
+		return true
+	}
+	c := in.Containers[last.Name]
+	return c != nil && (plan.Passed(c) || last.Role == plan.Sidecar && c.Started(last.Container))
 }
 
 func (in Input) id(i *plan.Instance) string {
