@@ -3,12 +3,14 @@ package nvml
 import (
 	"bufio"
 	"context"
+	"debug/elf"
 	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -45,9 +47,11 @@ func withPrograms(m *testing.M) (int, error) {
 	defer os.RemoveAll(dir)
 	built.dir, built.helper = dir, filepath.Join(dir, "helper")
 	build := exec.Command("go", "build", "-ldflags", "-s -w", "-o", built.helper, "./helper")
-	build.Env = append(os.Environ(), "CGO_ENABLED=1", "CGO_CFLAGS=-O2 -g -Wno-deprecated-declarations")
-	if out, err := build.CombinedOutput(); err != nil {
-		return 1, fmt.Errorf("building the helper: %w\n%s", err, out)
+	build.Env = append(os.Environ(), "CGO_ENABLED=1", "CGO_CFLAGS=-O2 -g -Wno-deprecated-declarations", "CGO_LDFLAGS=-Wl,--no-as-needed -l:libdl.so.2 -l:libpthread.so.0")
+	for _, cmd := range []*exec.Cmd{build, exec.Command("go", "run", "./oldglibc", built.helper)} { // as scripts/bundle does
+		if out, err := cmd.CombinedOutput(); err != nil {
+			return 1, fmt.Errorf("building the helper: %w\n%s", err, out)
+		}
 	}
 	return m.Run(), nil
 }
@@ -110,6 +114,32 @@ func code(err error) int {
 		return p.Code
 	}
 	return 0
+}
+
+// TestHelperStartsOnOldHosts: what it needs of glibc, hosts of the last ten years have.
+func TestHelperStartsOnOldHosts(t *testing.T) {
+	f, err := elf.Open(built.helper)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	needs, err := f.DynamicVersionNeeds()
+	if err != nil || len(needs) == 0 {
+		t.Fatalf("needs %v, %v", needs, err)
+	}
+	for _, n := range needs {
+		for _, v := range n.Needs {
+			if minor, ok := strings.CutPrefix(v.Dep, "GLIBC_2."); ok {
+				if i, _, _ := strings.Cut(minor, "."); len(i) > 2 || len(i) == 2 && i > "17" {
+					t.Errorf("it needs %s of %s", v.Dep, n.Name)
+				}
+			}
+		}
+	}
+	libraries, err := f.ImportedLibraries()
+	if err != nil || !slices.Contains(libraries, "libdl.so.2") || !slices.Contains(libraries, "libpthread.so.0") {
+		t.Errorf("libraries are %v, %v", libraries, err)
+	}
 }
 
 func TestMachineFromARealHelper(t *testing.T) {
