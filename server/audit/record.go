@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"net/http"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -89,9 +90,10 @@ func (r *Record) Impersonated(u registry.User) {
 	r.ev.ImpersonatedUser = new(userInfo(&u))
 }
 
-// Annotate notes something beside the request; the first value of a key stays.
+// Annotate notes something beside the request; the first value of a key stays. What webhooks
+// patched is part of the object: it is left out where the object is.
 func (r *Record) Annotate(key, value string) {
-	if r == nil {
+	if r == nil || strings.HasPrefix(key, "patch.") && !r.WantsRequest() {
 		return
 	}
 	r.mu.Lock()
