@@ -100,7 +100,8 @@ func controlParts(control *server.Server, log *slog.Logger) ([]server.Part, erro
 		return nil, err
 	}
 	specs, err := controllers.Specs(controllers.Deps{Client: c, Events: said, ClusterCIDR: control.Resolved().ClusterCIDR,
-		RootCA: control.PKI().ServerCA(), Kinds: control.Collected, Changed: control.KindsChanged})
+		RootCA: control.PKI().ServerCA(), Kinds: control.Collected, Changed: control.KindsChanged,
+		Others: control.Others("namespace-controller")})
 	if err != nil {
 		return nil, err
 	}

@@ -5,7 +5,9 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"net"
 	"net/http"
+	"net/netip"
 	"slices"
 	"strings"
 	"testing"
@@ -20,13 +22,12 @@ import (
 	"orch/agent/stream"
 	"orch/api"
 	"orch/api/client"
+	"orch/api/reconcile"
 	"orch/datastore/memory"
 	"orch/runtime/fakeengine"
 	"orch/server/aggregator/extensiontest"
+	"orch/server/controllers"
 	"orch/server/registry"
-
-	"net"
-	"net/netip"
 )
 
 // fakeNode is a joined node on which the extension server runs: all its pods' addresses
@@ -410,5 +411,51 @@ func TestExtensionAuthentication(t *testing.T) {
 		if m.Data[key] != want {
 			t.Errorf("%s: %q", key, m.Data[key])
 		}
+	}
+}
+
+// A namespace goes with what other servers hold in it, and stays while nobody knows
+// what that is.
+func TestNamespaceOfAggregatedObjects(t *testing.T) {
+	s, e, c := serving(t, nil)
+	ctx := t.Context()
+	specs, err := controllers.Specs(controllers.Deps{Client: s.Client(api.ControllerUser, api.GroupMasters), ClusterCIDR: "10.42.0.0/16", RootCA: []byte("PEM"),
+		Kinds: s.Kinds, Changed: s.KindsChanged, Others: s.Others("namespace-controller")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	specs = slices.DeleteFunc(specs, func(s reconcile.Spec) bool { return s.Name != "namespace" })
+	running, stop := context.WithCancel(ctx)
+	ended := make(chan error, 1)
+	go func() { ended <- reconcile.Run(running, c, specs...) }()
+	defer func() { stop(); <-ended }()
+	admin := user(t, s, "alice", api.GroupMasters)
+	const flunders = "/apis/wardle.example.com/v1alpha1/namespaces/full/flunders"
+	setUp(t, admin, [2]string{"/api/v1/namespaces", `{"metadata":{"name":"full"}}`}, [2]string{flunders, `{"metadata":{"name":"a"}}`})
+	slice := client.Cached(c, api.EndpointSlices, "wardle", "api-1").DeepCopy()
+	slice.Endpoints[0].Conditions.Ready = new(false)
+	must[discovery.EndpointSlice](t)(client.Update(ctx, c, api.EndpointSlices, slice))
+	says(t, c, wardle, "MissingEndpoints")
+	admin.do("DELETE", "/api/v1/namespaces/full", "")
+	wait := func(what string, is func(*core.Namespace) bool) {
+		t.Helper()
+		for end := time.Now().Add(20 * time.Second); !is(client.Cached(c, api.Namespaces, "", "full")); time.Sleep(5 * time.Millisecond) {
+			if time.Now().After(end) {
+				t.Fatalf("%s: %+v", what, client.Cached(c, api.Namespaces, "", "full"))
+			}
+		}
+	}
+	const text = "Discovery failed for some groups, 1 failing: unable to retrieve the complete list of server APIs: wardle.example.com/v1alpha1: stale GroupVersion discovery: wardle.example.com/v1alpha1"
+	wait("it does not say what it waits for", func(n *core.Namespace) bool {
+		return n != nil && slices.ContainsFunc(n.Status.Conditions, func(c core.NamespaceCondition) bool {
+			return c.Type == core.NamespaceDeletionDiscoveryFailure && c.Status == core.ConditionTrue && c.Reason == "DiscoveryFailed" && c.Message == text
+		})
+	})
+	slice = client.Cached(c, api.EndpointSlices, "wardle", "api-1").DeepCopy()
+	slice.Endpoints[0].Conditions.Ready = new(true)
+	must[discovery.EndpointSlice](t)(client.Update(ctx, c, api.EndpointSlices, slice))
+	wait("it does not go", func(n *core.Namespace) bool { return n == nil })
+	if left := e.Flunders(); len(left) > 0 {
+		t.Errorf("orphans: %v", left)
 	}
 }

@@ -1,6 +1,9 @@
 package server
 
-import "orch/api"
+import (
+	"orch/api"
+	"orch/server/aggregator"
+)
 
 // Kinds lists every kind that is served now.
 func (s *Server) Kinds() []*api.Facts {
@@ -26,3 +29,8 @@ func (s *Server) Collected() []*api.Facts {
 
 // KindsChanged returns a channel that closes when the list of kinds changes next.
 func (s *Server) KindsChanged() <-chan struct{} { return s.registry.Changed() }
+
+// Others is what aggregated servers hold, for a controller.
+func (s *Server) Others(controller string) *aggregator.Contents {
+	return s.aggregator.ContentsAs(controller)
+}

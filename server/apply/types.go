@@ -84,6 +84,8 @@ func (m *typeMaker) ref(t reflect.Type, where string) schema.TypeRef {
 		return schema.TypeRef{NamedType: nameOf(whole)}
 	case t == reflect.TypeFor[metav1.FieldsV1]():
 		return schema.TypeRef{Inlined: schema.Atom{Map: &schema.Map{ElementType: schema.TypeRef{NamedType: nameOf(deduced)}}}}
+	case anyShape(t):
+		return schema.TypeRef{NamedType: nameOf(deduced)}
 	case opaque(t):
 		return schema.TypeRef{Inlined: schema.Atom{Scalar: scalarOf(schema.Untyped)}}
 	}
@@ -107,6 +109,13 @@ func (m *typeMaker) ref(t reflect.Type, where string) schema.TypeRef {
 		}
 	}
 	return schema.TypeRef{Inlined: schema.Atom{Scalar: scalarOf(scalarKind(t))}}
+}
+
+// anyShape tells whether a type says of itself that it may be anything: a scalar, a list
+// or an object (items and defaults in schemas).
+func anyShape(t reflect.Type) bool {
+	says, ok := reflect.New(t).Interface().(interface{ OpenAPISchemaType() []string })
+	return ok && len(says.OpenAPISchemaType()) == 0
 }
 
 func scalarKind(t reflect.Type) schema.Scalar {

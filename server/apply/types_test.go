@@ -8,6 +8,7 @@ import (
 
 	apiextensions "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	extensions "k8s.io/apiextensions-apiserver/pkg/client/applyconfiguration"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/util/managedfields"
 	"k8s.io/client-go/applyconfigurations"
 	apiregistration "k8s.io/kube-aggregator/pkg/apis/apiregistration/v1"
@@ -113,4 +114,18 @@ func describe(a schema.Atom) string {
 		w = append(w, fmt.Sprintf("map %s %v", how, names))
 	}
 	return strings.Join(w, " or ")
+}
+
+// The parts of a definition's schema that may be of any shape were taken for scalars, so
+// that hardly a definition could be applied by the server.
+func TestSchemasOfDefinitionsAreOfAnyShape(t *testing.T) {
+	props := map[string]any{"type": "array", "items": map[string]any{"type": "string"}, "default": []any{"a"}, "enum": []any{map[string]any{"a": "b"}},
+		"example": map[string]any{"a": "b"}, "additionalProperties": map[string]any{"type": "string"}, "additionalItems": false}
+	o := &unstructured.Unstructured{Object: map[string]any{"apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
+		"spec": map[string]any{"versions": []any{map[string]any{"name": "v1", "schema": map[string]any{"openAPIV3Schema": props}}}}}}
+	for name, c := range map[string]managedfields.TypeConverter{"ours": typesOf(api.CustomResourceDefinitions.Facts), "upstream's": upstream(apiextensions.GroupName)} {
+		if _, err := c.ObjectToTyped(o); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
 }

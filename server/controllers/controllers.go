@@ -47,6 +47,8 @@ type Deps struct {
 	// never does.
 	Kinds   func() []*api.Facts
 	Changed func() <-chan struct{}
+	// Others hold the objects of further kinds; nil for none.
+	Others namespace.Others
 	// Now is the clock; nil means the real one.
 	Now func() time.Time
 }
@@ -86,7 +88,7 @@ func Specs(d Deps) ([]reconcile.Spec, error) {
 		// Namespaces and what is in them.
 		serviceaccount.Specs(c),
 		rootca.Specs(c, d.RootCA),
-		namespace.Specs(namespace.Deps{Client: c, Kinds: d.Kinds, Now: now}),
+		namespace.Specs(namespace.Deps{Client: c, Kinds: d.Kinds, Others: d.Others, Now: now}),
 		garbage.Specs(garbage.Deps{Client: c, Events: rec, Kinds: d.Kinds, Changed: d.Changed}),
 	} {
 		all = append(all, specs...)

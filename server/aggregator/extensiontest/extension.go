@@ -16,10 +16,12 @@ import (
 	"encoding/pem"
 	"fmt"
 	"io"
+	"maps"
 	"math/big"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -101,6 +103,13 @@ func (s *Server) Asked() []string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return append([]string{}, s.asked...)
+}
+
+// Flunders lists namespace and name of what is there.
+func (s *Server) Flunders() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Sorted(maps.Keys(s.flunders))
 }
 
 func certificate(t testing.TB, name string) (tls.Certificate, []byte) {

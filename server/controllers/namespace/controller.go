@@ -14,6 +14,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"orch/api"
 	"orch/api/client"
@@ -25,7 +26,18 @@ type Deps struct {
 	Client *client.Client
 	// Kinds lists every kind that is served now.
 	Kinds func() []*api.Facts
-	Now   func() time.Time
+	// Others are servers that answer for further kinds; nil for none.
+	Others Others
+	Now    func() time.Time
+}
+
+// Others are the servers that answer for further kinds.
+type Others interface {
+	// Namespaced lists what lies in namespaces there; failed are the versions that cannot
+	// be asked now.
+	Namespaced(ctx context.Context) (list []schema.GroupVersionResource, failed []schema.GroupVersion)
+	List(ctx context.Context, r schema.GroupVersionResource, namespace string) ([]metav1.PartialObjectMetadata, error)
+	DeleteAll(ctx context.Context, r schema.GroupVersionResource, namespace string) error
 }
 
 type controller struct{ Deps }
@@ -84,8 +96,47 @@ func (c *controller) empty(ctx context.Context, namespace string) (left, error) 
 			l.failures = append(l.failures, err.Error())
 		}
 	}
+	if c.Others != nil {
+		errs = append(errs, c.emptyOthers(ctx, namespace, &l))
+	}
 	slices.Sort(l.failures)
 	return l, errors.Join(errs...)
+}
+
+// emptyOthers deletes the content that other servers hold. While one of them cannot be
+// asked the namespace stays: nobody knows what is left.
+func (c *controller) emptyOthers(ctx context.Context, namespace string, l *left) error {
+	var errs []error
+	list, failed := c.Others.Namespaced(ctx)
+	for _, r := range list {
+		if err := c.emptyOther(ctx, r, namespace, l); err != nil {
+			errs = append(errs, err)
+			l.failures = append(l.failures, err.Error())
+		}
+	}
+	for _, gv := range failed {
+		l.unknown = append(l.unknown, fmt.Sprintf("%s: stale GroupVersion discovery: %s", gv, gv))
+	}
+	slices.Sort(l.unknown)
+	return errors.Join(errs...)
+}
+
+func (c *controller) emptyOther(ctx context.Context, r schema.GroupVersionResource, namespace string, l *left) error {
+	found, err := c.Others.List(ctx, r, namespace)
+	if err == nil && slices.ContainsFunc(found, func(o metav1.PartialObjectMetadata) bool { return o.DeletionTimestamp == nil }) {
+		if err = c.Others.DeleteAll(ctx, r, namespace); err == nil {
+			found, err = c.Others.List(ctx, r, namespace)
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("deleting %s: %w", r.Resource, err)
+	}
+	objects := make([]api.Object, len(found))
+	for i := range found {
+		objects[i] = &found[i]
+	}
+	l.count(&api.Facts{Group: r.Group, Plural: r.Resource}, objects)
+	return nil
 }
 
 func (c *controller) emptyKind(ctx context.Context, t client.Target, l *left) error {

@@ -15,11 +15,12 @@ type left struct {
 	// objects counts what remains, by resource ("pods." or "widgets.example.com");
 	// finalizers counts what holds it, by finalizer.
 	objects, finalizers map[string]int
-	// failures are errors of deleting, sorted.
-	failures []string
+	// failures are errors of deleting, sorted; unknown are versions of other servers that
+	// cannot be asked, sorted, with why.
+	failures, unknown []string
 }
 
-func (l left) empty() bool { return len(l.objects) == 0 && len(l.failures) == 0 }
+func (l left) empty() bool { return len(l.objects) == 0 && len(l.failures) == 0 && len(l.unknown) == 0 }
 
 // conditions says it in upstream's words.
 func conditions(was []core.NamespaceCondition, l left, now time.Time) []core.NamespaceCondition {
@@ -39,7 +40,12 @@ func conditions(was []core.NamespaceCondition, l left, now time.Time) []core.Nam
 		}
 		out[i] = c
 	}
-	set(core.NamespaceDeletionDiscoveryFailure, false, "ResourcesDiscovered", "All resources successfully discovered")
+	if len(l.unknown) > 0 {
+		set(core.NamespaceDeletionDiscoveryFailure, true, "DiscoveryFailed", fmt.Sprintf(
+			"Discovery failed for some groups, %d failing: unable to retrieve the complete list of server APIs: %s", len(l.unknown), strings.Join(l.unknown, ", ")))
+	} else {
+		set(core.NamespaceDeletionDiscoveryFailure, false, "ResourcesDiscovered", "All resources successfully discovered")
+	}
 	set(core.NamespaceDeletionGVParsingFailure, false, "ParsedGroupVersions", "All legacy kube types successfully parsed")
 	if len(l.failures) > 0 {
 		set(core.NamespaceDeletionContentFailure, true, "ContentDeletionFailed", "Failed to delete all resource types, "+
