@@ -1,11 +1,13 @@
 package rest
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
 	"net/http"
 	"net/url"
+	"os"
 	"slices"
 	"sync"
 	"time"
@@ -112,11 +114,20 @@ func firstRunes(s string, n int) string {
 // readAll reads r to its end; size is the length if known, else -1.
 func readAll(r io.Reader, size int64) ([]byte, error) {
 	if size < 0 || size > maxBody {
-		return io.ReadAll(r)
+		b, err := io.ReadAll(r)
+		return b, unread(err)
 	}
 	b := make([]byte, size)
-	if _, err := io.ReadFull(r, b); err != nil {
-		return nil, fmt.Errorf("reading the request body: %w", err)
+	_, err := io.ReadFull(r, b)
+	return b, unread(err)
+}
+
+// unread makes a client's error of a body that ends early or breaks the rules of its
+// transfer; what is too large or too late is said elsewhere.
+func unread(err error) error {
+	var tooLarge *http.MaxBytesError
+	if err == nil || errors.As(err, &tooLarge) || errors.Is(err, os.ErrDeadlineExceeded) {
+		return err
 	}
-	return b, nil
+	return apierrors.NewBadRequest("reading the request body: " + err.Error())
 }

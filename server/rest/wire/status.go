@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"os"
 	"strconv"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -28,7 +29,7 @@ func StatusOf(err error) metav1.Status {
 		return s
 	case errors.As(err, &tooLarge):
 		return apierrors.NewRequestEntityTooLargeError(fmt.Sprintf("limit is %d", tooLarge.Limit)).ErrStatus
-	case errors.Is(err, context.DeadlineExceeded):
+	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, os.ErrDeadlineExceeded):
 		return apierrors.NewTimeoutError("request did not complete within requested timeout - "+err.Error(), 0).ErrStatus
 	case errors.Is(err, context.Canceled):
 		return apierrors.NewTimeoutError("request did not complete: "+err.Error(), 0).ErrStatus
