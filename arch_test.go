@@ -22,6 +22,7 @@ var importTable = []struct {
 	may    []string
 }{
 	{"api", nil},
+	{"api/histogram", nil},
 	{"api/client", []string{"api"}},
 	{"api/reconcile", []string{"api", "api/client"}},
 	{"api/events", []string{"api", "api/client"}},

@@ -119,6 +119,7 @@ func controlParts(control *server.Server, log *slog.Logger) ([]server.Part, erro
 	if err != nil {
 		return nil, err
 	}
+	control.Expose(sched.Collector())
 	return []server.Part{
 		{Name: "memory", Run: giveBack},
 		{Name: "events", Run: both(said.Run, decided.Run)},

@@ -112,7 +112,7 @@ func TestValidatingPolicy(t *testing.T) {
 			admin.do("DELETE", cms+"/c", "")
 		})
 	}
-	if _, page := admin.do("GET", "/metrics", ""); !strings.Contains(page, `apiserver_validating_admission_policy_check_total{policy="p",policy_binding="p-b",error_type="invalid_error",enforcement_action="deny"} `) {
+	if _, page := admin.do("GET", "/metrics", ""); !strings.Contains(page, `apiserver_validating_admission_policy_check_total{enforcement_action="deny",error_type="invalid_error",policy="p",policy_binding="p-b"} `) {
 		t.Error("the numbers are not on the page")
 	}
 }

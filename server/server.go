@@ -19,6 +19,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"orch/api"
 	"orch/api/client"
 	"orch/api/reconcile"
@@ -63,6 +65,7 @@ type Server struct {
 	aggregator *aggregator.Aggregator
 	rest       *rest.Server
 	flow       *flow.Control
+	metrics    *prometheus.Registry
 	crd        *crd.Controller
 	upkeep     *reconcile.Loop
 	loops      []*reconcile.Loop // whose numbers /metrics shows
@@ -84,7 +87,7 @@ func New(cfg Config, store datastore.Store, log *slog.Logger) (*Server, error) {
 	if log == nil {
 		log = slog.Default()
 	}
-	s := &Server{cfg: r, log: log, serving: make(chan struct{}), ready: make(chan struct{})}
+	s := &Server{cfg: r, log: log, serving: make(chan struct{}), ready: make(chan struct{}), metrics: newMetrics()}
 	if s.pki, err = pki.New(s.pkiConfig()); err != nil {
 		return nil, err
 	}
@@ -178,6 +181,7 @@ func (s *Server) assemble(store datastore.Store) (err error) {
 		return err
 	}
 	s.Measure(s.crd.Loop())
+	s.metrics.MustRegister(newCollector(s, store), s.rest.Collector(), s.flow.Collector(), s.admit.Collector())
 	return nil
 }
 

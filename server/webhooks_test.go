@@ -199,7 +199,7 @@ func TestWebhookAnswers(t *testing.T) {
 			})
 		}
 	}
-	if _, page := admin.do("GET", "/metrics", ""); !strings.Contains(page, `apiserver_admission_webhook_rejection_count{name="w.example.com",type="validating",operation="CREATE",error_type="no_error",rejection_code="418"} `) ||
+	if _, page := admin.do("GET", "/metrics", ""); !strings.Contains(page, `apiserver_admission_webhook_rejection_count{error_type="no_error",name="w.example.com",operation="CREATE",rejection_code="418",type="validating"} `) ||
 		!strings.Contains(page, `apiserver_admission_webhook_fail_open_count{name="w.example.com",type="validating"}`) {
 		t.Error("the numbers are not on the page")
 	}

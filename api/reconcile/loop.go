@@ -14,6 +14,7 @@ import (
 
 	"orch/api"
 	"orch/api/client"
+	"orch/api/histogram"
 )
 
 const (
@@ -45,7 +46,7 @@ func New(c *client.Client, specs ...Spec) (*Loop, error) {
 			return nil, fmt.Errorf("making a reconcile loop: controller %q lacks its own name, a watch or Do", s.Name)
 		}
 		names[s.Name] = true
-		p := &part{Spec: s, client: c, queue: newQueue(), failures: map[Key]int{}, metrics: Metrics{Name: s.Name}, watched: map[*api.Facts]bool{}}
+		p := &part{Spec: s, client: c, queue: newQueue(), failures: map[Key]int{}, metrics: Metrics{Name: s.Name, Worked: histogram.New(queueBounds)}, watched: map[*api.Facts]bool{}}
 		for _, w := range s.Watches {
 			p.watched[w.Kind] = true
 		}
@@ -194,6 +195,7 @@ func (p *part) settle(ctx context.Context, key Key, r Result, err error, took ti
 	defer p.mu.Unlock()
 	p.metrics.Runs++
 	p.metrics.Busy += took
+	p.metrics.Worked.Observe(took.Seconds())
 	if err == nil {
 		delete(p.failures, key)
 		return r.After
@@ -216,6 +218,7 @@ func (p *part) settle(ctx context.Context, key Key, r Result, err error, took ti
 		p.failures[key]++
 		log.Warn("reconcile failed", "attempt", p.failures[key])
 	}
+	p.metrics.Retried++
 	return backoff(p.failures[key])
 }
 
@@ -259,6 +262,12 @@ func (p *part) snapshot() Metrics {
 	p.mu.Unlock()
 	p.queue.mu.Lock()
 	defer p.queue.mu.Unlock()
+	m.Added, m.Waited = p.queue.added, p.queue.waited
+	for _, r := range p.queue.running {
+		since := time.Since(r.since)
+		m.Unfinished += since
+		m.Longest = max(m.Longest, since)
+	}
 	m.Ready, m.Running, m.Later = len(p.queue.ready), len(p.queue.running), len(p.queue.later.heap)
 	return m
 }

@@ -4,6 +4,8 @@ import (
 	"container/heap"
 	"sync"
 	"time"
+
+	"orch/api/histogram"
 )
 
 // queue holds the keys of one controller. A key is in at most one of ready and
@@ -16,17 +18,25 @@ import (
 // It is bounded by the number of objects that exist: a key is there once.
 type queue struct {
 	mu      sync.Mutex
-	wake    *sync.Cond // on mu: ready grew, or closed
-	ready   []Key      // in order of arrival
-	queued  map[Key]bool
-	running map[Key]bool // true: changed meanwhile, look again
+	wake    *sync.Cond        // on mu: ready grew, or closed
+	ready   []Key             // in order of arrival
+	queued  map[Key]time.Time // since when
+	running map[Key]run
 	later   timers
 	timer   *time.Timer // fires for later[0]; nil until first used
 	closed  bool
+	added   uint64
+	waited  *histogram.Histogram
+}
+
+// run is a key being worked on.
+type run struct {
+	since time.Time
+	again bool // changed meanwhile, look again
 }
 
 func newQueue() *queue {
-	q := &queue{queued: map[Key]bool{}, running: map[Key]bool{}, later: timers{at: map[Key]*alarm{}}}
+	q := &queue{queued: map[Key]time.Time{}, running: map[Key]run{}, later: timers{at: map[Key]*alarm{}}, waited: histogram.New(queueBounds)}
 	q.wake = sync.NewCond(&q.mu)
 	return q
 }
@@ -40,14 +50,15 @@ func (q *queue) add(keys ...Key) {
 }
 
 func (q *queue) addLocked(k Key) {
-	if q.closed || q.queued[k] {
+	if _, waits := q.queued[k]; q.closed || waits {
 		return
 	}
-	if _, busy := q.running[k]; busy {
-		q.running[k] = true
+	if r, busy := q.running[k]; busy {
+		q.running[k] = run{r.since, true}
 		return
 	}
-	q.queued[k] = true
+	q.queued[k] = time.Now()
+	q.added++
 	q.ready = append(q.ready, k)
 	q.wake.Signal()
 }
@@ -67,8 +78,10 @@ func (q *queue) take() (Key, bool) {
 	if len(q.ready) == 0 {
 		q.ready = nil // let go of the array that a burst has grown
 	}
+	now := time.Now()
+	q.waited.Observe(now.Sub(q.queued[k]).Seconds())
 	delete(q.queued, k)
-	q.running[k] = false
+	q.running[k] = run{since: now}
 	q.later.drop(k)
 	return k, true
 }
@@ -78,7 +91,7 @@ func (q *queue) take() (Key, bool) {
 func (q *queue) finish(k Key, after time.Duration) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	again := q.running[k]
+	again := q.running[k].again
 	delete(q.running, k)
 	if again {
 		q.addLocked(k)

@@ -18,6 +18,7 @@ import (
 
 	"orch/api"
 	"orch/api/client"
+	"orch/api/histogram"
 )
 
 // Key names one object to look at. Kind-less: a Spec watches for one primary kind.
@@ -86,4 +87,14 @@ type Metrics struct {
 	// Ready keys wait for a worker, Running ones are being worked on or held for
 	// the cache, Later ones have a timer.
 	Ready, Running, Later int
+	// Added counts keys that came to the queue, Retried those that came back for an error.
+	Added, Retried uint64
+	// Waited is how long keys waited for a worker, Worked how long Do took, in seconds.
+	Waited, Worked *histogram.Histogram
+	// Unfinished is the time that the keys being worked on have taken so far, all
+	// together; Longest that of the oldest.
+	Unfinished, Longest time.Duration
 }
+
+// queueBounds are upstream's for its work queues.
+var queueBounds = histogram.Exponential(1e-8, 10, 12)

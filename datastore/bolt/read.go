@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"os"
 	"slices"
 
 	"go.etcd.io/bbolt"
@@ -183,4 +184,13 @@ func (s *Store) Snapshot(ctx context.Context, w io.Writer) error {
 		return fmt.Errorf("writing a snapshot: %w", err)
 	}
 	return nil
+}
+
+// Size is the bytes of the file.
+func (s *Store) Size() (int64, error) {
+	st, err := os.Stat(s.cfg.Path)
+	if err != nil {
+		return 0, fmt.Errorf("asking for the datastore's size: %w", err)
+	}
+	return st.Size(), nil
 }

@@ -52,6 +52,7 @@ type step struct {
 	// users marks the last step that does to objects what users define: behind it the
 	// mutating steps begin again, once, where that was asked for.
 	users bool
+	times *times
 }
 
 // List is the admission of the server.
@@ -68,6 +69,9 @@ type List struct {
 	// byKind has, in order, the steps of each built-in kind; others has those for all.
 	byKind map[*api.Facts][]step
 	others []step
+	// timed has the times of every step in order, overall those of all together.
+	timed   []timed
+	overall *times
 }
 
 var _ registry.Admission = (*List)(nil)
@@ -86,12 +90,14 @@ func New(cfg Config) (*List, error) {
 	}
 	l := &List{
 		cfg: cfg, cache: cfg.Cache, accounts: newSignal(), security: security,
-		quota: quota.NewGuard(cfg.Cache, cfg.Now), ready: make(chan struct{}),
+		quota: quota.NewGuard(cfg.Cache, cfg.Now), ready: make(chan struct{}), overall: newTimes(),
 		webhooks: webhooks.New(webhooks.Config{Cache: cfg.Cache, Registry: cfg.Registry, Client: cfg.Webhooks, Authorizer: rights{cfg.Access}}),
 		policies: policy.New(policy.Config{Cache: cfg.Cache, Registry: cfg.Registry, Authorizer: rights{cfg.Access}}),
 		byKind:   map[*api.Facts][]step{},
 	}
 	for _, s := range l.steps() {
+		s.times = newTimes()
+		l.timed = append(l.timed, timed{s.name, s.times})
 		if s.kinds == nil {
 			l.others = append(l.others, s)
 		}
@@ -187,13 +193,17 @@ func (l *List) Ready() <-chan struct{} { return l.ready }
 
 // Admit runs the mutating steps of the request's kind in order. The steps up to the
 // users' last one run a second time when one of the users' asks for it, as upstream.
-func (l *List) Admit(ctx context.Context, a *registry.Attributes) error {
-	steps := l.of(a)
+func (l *List) Admit(ctx context.Context, a *registry.Attributes) (err error) {
+	steps, began := l.of(a), time.Now()
+	last := began
+	defer func() { l.overall.observe(admitting, a.Operation, err, time.Since(began)) }()
 	for i := 0; i < len(steps); i++ {
 		if steps[i].admit == nil || steps[i].defined && a.Own {
 			continue
 		}
-		if err := steps[i].admit(ctx, a); err != nil {
+		err = steps[i].admit(ctx, a)
+		last = steps[i].took(admitting, a.Operation, err, last)
+		if err != nil {
 			return err
 		}
 		if steps[i].users && a.Mutation.Again && !a.Mutation.Second {
@@ -205,12 +215,18 @@ func (l *List) Admit(ctx context.Context, a *registry.Attributes) error {
 }
 
 // Validate runs the validating steps of the request's kind in order.
-func (l *List) Validate(ctx context.Context, a *registry.Attributes) error {
+func (l *List) Validate(ctx context.Context, a *registry.Attributes) (err error) {
+	began := time.Now()
+	last := began
+	defer func() { l.overall.observe(validating, a.Operation, err, time.Since(began)) }()
 	for _, s := range l.of(a) {
-		if s.validate != nil && !(s.defined && a.Own) {
-			if err := s.validate(ctx, a); err != nil {
-				return err
-			}
+		if s.validate == nil || s.defined && a.Own {
+			continue
+		}
+		err = s.validate(ctx, a)
+		last = s.took(validating, a.Operation, err, last)
+		if err != nil {
+			return err
 		}
 	}
 	return nil

@@ -111,7 +111,7 @@ func wantsGzip(r *http.Request) bool {
 
 // send writes a whole answer.
 func (s *Server) send(q *request, m wire.Media, code int, data []byte) {
-	q.code = code
+	q.code, q.size = code, int64(len(data))
 	h := q.w.Header()
 	q.warn.write(h)
 	h["Content-Type"] = contentTypes[m.Format]
@@ -135,9 +135,11 @@ type body struct {
 	code int
 	zip  *gzip.Writer
 	open bool
+	size int64
 }
 
 func (b *body) Write(p []byte) (int, error) {
+	b.size += int64(len(p))
 	if !b.open {
 		b.open = true
 		h := b.w.Header()

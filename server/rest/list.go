@@ -48,6 +48,7 @@ func (s *Server) answerList(q *request, m wire.Media, l *registry.List) error {
 	out := body{w: q.w, r: q.Request, code: http.StatusOK}
 	scratch, err := wire.WriteList(&out, *p, m, q.row.Facts, l)
 	out.close()
+	q.size = out.size
 	putBuffer(p, scratch)
 	if out.open {
 		return nil // the head is sent: a failure now can only cut the answer short

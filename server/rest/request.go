@@ -1,6 +1,7 @@
 package rest
 
 import (
+	"context"
 	"net/http"
 	"net/url"
 	"strings"
@@ -91,6 +92,10 @@ type request struct {
 	record *audit.Record
 	// code is what was answered; 200 unless somebody says else.
 	code int
+	// size is the bytes of the answer, before they are compressed.
+	size int64
+	// unlimited ends when the client goes, not when its time is over.
+	unlimited context.Context
 }
 
 // verbOf is the verb that authorization knows.

@@ -8,13 +8,11 @@ package rest
 import (
 	"context"
 	"fmt"
-	"io"
 	"net/http"
 	"net/url"
 	"runtime/debug"
 	"slices"
 	"strings"
-	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
@@ -58,7 +56,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	id := requestID(r)
 	h["Audit-Id"] = []string{id}
 	h["Cache-Control"] = noCache
-	user, known, err := s.config.Authenticator.Authenticate(r)
+	user, known, err := s.authenticate(r)
 	if s.config.Audit != nil {
 		s.audited(w, r, id, identity{user, known, err})
 		return
@@ -100,9 +98,12 @@ func (s *Server) admitted(w http.ResponseWriter, r *http.Request, user registry.
 	}
 	a, isResource := parseAddress(r.URL.Path)
 	if !isResource {
-		return s.page(w, r, user)
+		start := s.now()
+		err := s.page(w, r, user)
+		s.countPage(r, err, s.now().Sub(start))
+		return err
 	}
-	q := &request{Request: r, address: a, w: w, user: user, query: query, verb: verbOf(r, a, query), code: http.StatusOK}
+	q := &request{Request: r, address: a, w: w, user: user, query: query, verb: verbOf(r, a, query), code: http.StatusOK, unlimited: r.Context()}
 	if q.remote = s.remote(a.group, a.version); q.remote != nil && q.verb == "" {
 		q.verb = strings.ToLower(r.Method) // the other server knows what it means
 	}
@@ -142,9 +143,8 @@ func (s *Server) serve(q *request) error {
 // serveLasting serves what may last: watches take a place until they have begun, the
 // others none.
 func (s *Server) serveLasting(q *request) error {
-	s.tally.Lasting.Add(1)
-	defer s.tally.Lasting.Add(-1)
-	if q.verb != "watch" {
+	defer s.tally.Of(s.labels(q)).Begin()()
+	if q.verb != "watch" || q.remote != nil {
 		return s.dispatch(q)
 	}
 	if err := s.enter(q); err != nil {
@@ -178,32 +178,9 @@ func (s *Server) dispatch(q *request) error {
 	}
 	if q.row.Warning != "" {
 		q.warn.add(q.row.Warning)
+		s.tally.AskedFor(tally.Outdated{Group: q.group, Version: q.version, Resource: q.plural, Sub: q.sub})
 	}
 	return verb(s, q)
-}
-
-// count keeps the numbers; only what is on the kind table becomes a label.
-func (s *Server) count(q *request, err error, took time.Duration) {
-	r := tally.Request{Verb: q.verb, Code: q.code}
-	if err != nil {
-		r.Code = int(wire.StatusOf(err).Code)
-	}
-	if q.row != nil {
-		r.Group, r.Version, r.Resource = q.group, q.version, q.plural
-		if q.row.HasSub(q.sub) {
-			r.Sub = q.sub
-		}
-		if q.longLived() {
-			took = 0
-		}
-	}
-	s.tally.Add(r, took)
-}
-
-// WriteMetrics writes the counts of requests in Prometheus' text form.
-func (s *Server) WriteMetrics(w io.Writer) error {
-	_, err := s.tally.WriteTo(w)
-	return err
 }
 
 // authorize turns a refusal into its 403.

@@ -1,6 +1,7 @@
 package rest
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -77,7 +78,7 @@ type Server struct {
 	now       func() time.Time
 	flow      *flow.Control
 	watches   watchLimit
-	tally     tally.Tally
+	tally     *tally.Tally
 	discovery *discovery.Documents
 	documents *openapi.Documents
 	// open routes are before the gate, protected ones and pages behind it.
@@ -121,7 +122,7 @@ func New(c Config) (*Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("rest: %w", err)
 	}
-	s := &Server{config: c, log: c.Log, now: c.Now, flow: c.Flow, documents: docs, connect: connect.New(c.Registry, c.Nodes, c.Backends)}
+	s := &Server{config: c, log: c.Log, now: c.Now, flow: c.Flow, tally: tally.New(), documents: docs, connect: connect.New(c.Registry, c.Nodes, c.Backends)}
 	s.draining, s.drain = context.WithCancel(context.Background())
 	s.discovery = discovery.New(kinds{c.Registry}, nil)
 	if c.Aggregator != nil {
@@ -166,7 +167,7 @@ func (s *Server) Run(ctx context.Context) error {
 		HTTP2: &http.HTTP2Config{MaxConcurrentStreams: maxStreams, SendPingTimeout: pingTimeout, PingTimeout: pingTimeout / 2,
 			MaxReceiveBufferPerConnection: 4 << 20, MaxReceiveBufferPerStream: 1 << 20},
 		BaseContext: func(net.Listener) context.Context { return base }, ConnContext: connContext,
-		ErrorLog: stdlog.New(quiet{s.log}, "", 0),
+		ErrorLog: stdlog.New(quiet{s.log, s.tally}, "", 0),
 	}
 	listener := &bounded{Listener: s.config.Listener, max: maxConnections}
 	ended := make(chan error, 1)
@@ -195,9 +196,15 @@ func (s *Server) Run(ctx context.Context) error {
 }
 
 // quiet lowers what net/http says of bad clients (handshakes that fail, ...) to debug.
-type quiet struct{ log *slog.Logger }
+type quiet struct {
+	log   *slog.Logger
+	tally *tally.Tally
+}
 
 func (q quiet) Write(p []byte) (int, error) {
+	if bytes.Contains(p, []byte("TLS handshake error from")) {
+		q.tally.Handshakes.Add(1)
+	}
 	q.log.Debug("http server", "msg", string(p))
 	return len(p), nil
 }

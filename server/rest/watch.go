@@ -13,6 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/watch"
 
 	"orch/server/registry"
+	"orch/server/rest/tally"
 	"orch/server/rest/wire"
 )
 
@@ -47,7 +48,7 @@ func (s *Server) watch(q *request) error {
 		return err
 	}
 	defer w.Close()
-	f := frames{s: s, q: q, media: m}
+	f := frames{s: s, q: q, media: m, events: s.tally.Events(tally.Kind{Group: q.group, Version: q.version, Resource: q.plural})}
 	if w.Begun() {
 		q.ticket.Leave() // from here on it takes no place
 	}
@@ -104,14 +105,17 @@ type frames struct {
 	media wire.Media
 	// headed tells that a table's columns were sent; they come once.
 	headed bool
+	events *tally.Watched
 }
 
 func (f *frames) append(dst []byte, events []registry.Event) ([]byte, error) {
 	for _, e := range events {
 		var err error
+		before := len(dst)
 		if dst, err = f.appendOne(dst, e); err != nil {
 			return dst, err
 		}
+		f.events.Sizes.Observe(float64(len(dst) - before))
 	}
 	return dst, nil
 }

@@ -2,6 +2,7 @@ package scheduler
 
 import (
 	"container/heap"
+	"sync/atomic"
 	"time"
 
 	"k8s.io/apimachinery/pkg/types"
@@ -51,6 +52,8 @@ type queue struct {
 	pods    map[types.UID]*pending
 	active  orderedHeap
 	backoff orderedHeap
+	// waiting counts the pods by state, for those who look on.
+	waiting [unschedulable + 1]atomic.Int64
 }
 
 func newQueue() *queue {
@@ -74,6 +77,7 @@ func (q *queue) put(p *placement.Pod, now time.Time) {
 	if e == nil {
 		e = &pending{added: now}
 		q.pods[p.UID] = e
+		q.waiting[idle].Add(1)
 	}
 	q.leave(e)
 	e.Pod = p
@@ -84,6 +88,7 @@ func (q *queue) remove(uid types.UID) {
 	if e := q.pods[uid]; e != nil {
 		q.leave(e)
 		delete(q.pods, uid)
+		q.waiting[idle].Add(-1)
 	}
 }
 
@@ -95,11 +100,17 @@ func (q *queue) leave(e *pending) {
 	case backingOff:
 		heap.Remove(&q.backoff, e.index)
 	}
-	e.state = idle
+	q.move(e, idle)
+}
+
+func (q *queue) move(e *pending, s state) {
+	q.waiting[e.state].Add(-1)
+	q.waiting[s].Add(1)
+	e.state = s
 }
 
 func (q *queue) enter(e *pending, s state) {
-	e.state = s
+	q.move(e, s)
 	switch s {
 	case active:
 		heap.Push(&q.active, e)

@@ -56,6 +56,7 @@ type Scheduler struct {
 	// nominated pods wait for victims on a node; less important pods leave room for them.
 	nominated map[types.UID]nomination
 	writes    chan struct{} // a token per write under way
+	numbers   *numbers
 }
 
 type nomination struct {
@@ -76,7 +77,7 @@ func New(cfg Config) (*Scheduler, error) {
 	}
 	return &Scheduler{cfg: cfg, inbox: newInbox(), cluster: placement.NewCluster(), queue: newQueue(),
 		known: map[types.NamespacedName]types.UID{}, assumed: map[types.UID]bool{}, nominated: map[types.UID]nomination{},
-		writes: make(chan struct{}, maxWrites)}, nil
+		writes: make(chan struct{}, maxWrites), numbers: newNumbers()}, nil
 }
 
 // Run schedules until ctx ends.
@@ -224,15 +225,26 @@ func (s *Scheduler) forget(uid types.UID) {
 
 // schedule decides about one pod and starts the write that follows.
 func (s *Scheduler) schedule(ctx context.Context, p *pending) {
+	began := time.Now()
 	d := s.place(p)
 	if d.Node == "" {
+		s.numbers.attempt(noNode, time.Since(began))
 		s.unplaced(ctx, p, d)
 		s.queue.failed(p, time.Now())
 		return
 	}
 	s.assumed[p.UID] = true
 	s.cluster.AddPod(p.Pod, d.Node)
-	s.write(func() { s.bind(ctx, p, d.Node) })
+	attempt := attempt{p, p.attempts, began}
+	s.write(func() { s.bind(ctx, attempt, d.Node) })
+}
+
+// attempt is one try to place a pod, as the loop saw it: pending's own fields go on
+// changing.
+type attempt struct {
+	*pending
+	number int
+	began  time.Time
 }
 
 // place asks placement with the room of more important nominated pods taken.

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"strings"
+	"time"
 
 	core "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/errors"
@@ -19,7 +20,7 @@ import (
 
 // bind writes the decision. A pod that is gone or bound already needs nothing
 // more: its change comes through the cache.
-func (s *Scheduler) bind(ctx context.Context, p *pending, node string) {
+func (s *Scheduler) bind(ctx context.Context, p attempt, node string) {
 	binding := &core.Binding{
 		ObjectMeta: metav1.ObjectMeta{Namespace: p.Namespace, Name: p.Name, UID: p.UID},
 		Target:     core.ObjectReference{Kind: "Node", Name: node},
@@ -27,11 +28,14 @@ func (s *Scheduler) bind(ctx context.Context, p *pending, node string) {
 	_, err := s.cfg.Client.Create(ctx, target(p.Pod, "binding"), binding, metav1.CreateOptions{})
 	switch {
 	case err == nil:
+		s.numbers.attempt(scheduled, time.Since(p.began))
+		s.numbers.bound(p.number, time.Since(p.added))
 		s.cfg.Events.Event(p.Pod.Pod, core.EventTypeNormal, "Scheduled", "Successfully assigned %s/%s to %s", p.Namespace, p.Name, node)
 	case ctx.Err() != nil, errors.IsNotFound(err):
 	default:
 		s.cfg.Log.Warn("binding a pod failed", "pod", p.Namespace+"/"+p.Name, "node", node, "err", err)
-		s.inbox.bindingFailed(p)
+		s.numbers.attempt(failed, time.Since(p.began))
+		s.inbox.bindingFailed(p.pending)
 	}
 }
 

@@ -1,90 +1,211 @@
-// Package tally counts requests and how long they took, in the names that
-// dashboards for Kubernetes know. Its labels are bounded by the kind table: paths
-// and names never become labels. Start reading at Tally.Add.
+// Package tally counts requests, how long they took and what they sent, under the names,
+// types and labels that dashboards for Kubernetes know. Its labels are bounded by the
+// kind table and the list of pages: paths and names never become labels. Counting is a
+// look into a map and some atomic additions. Start reading at Tally.Of.
 package tally
 
 import (
 	"cmp"
 	"fmt"
-	"io"
 	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"orch/api/histogram"
 )
 
-// Request is what is counted together. Group and Resource are empty for what is no
-// known resource.
+// Request is what is counted together. Group, Version and Resource are empty for what is
+// no known resource; then Sub is the page's path, if it is a known one.
 type Request struct {
-	Verb, Group, Version, Resource, Sub string
-	Code                                int
+	// Verb as upstream's metrics have it: GET, LIST, WATCH, POST, PUT, PATCH, APPLY, DELETE, CONNECT.
+	Verb, DryRun, Group, Version, Resource, Sub string
+	// Scope is resource, namespace, cluster or empty.
+	Scope string
 }
 
-// buckets are the upper ends of the histogram's durations.
-var buckets = [...]time.Duration{5 * time.Millisecond, 25 * time.Millisecond, 100 * time.Millisecond, 500 * time.Millisecond, time.Second, 5 * time.Second, 30 * time.Second}
+// Bounds of the histograms, upstream's.
+var (
+	durationBounds = []float64{0.005, 0.025, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0, 1.25, 1.5, 2, 3, 4, 5, 6, 8, 10, 15, 20, 30, 45, 60}
+	sliBounds      = durationBounds[2:]
+	sizeBounds     = histogram.Exponential(1000, 10, 7)
+	eventBounds    = histogram.Exponential(1024, 2, 8)
+	expiryBounds   = []float64{0, 1800, 3600, 7200, 21600, 43200, 86400, 172800, 345600, 604800, 2592000, 7776000, 15552000, 31104000}
+	authnBounds    = histogram.Exponential(0.001, 2, 15)
+)
 
-// counter of one Request; the last bucket holds what took longer than all.
-type counter struct {
-	count   atomic.Int64
-	nanos   atomic.Int64
-	buckets [len(buckets) + 1]atomic.Int64
-}
-
-// Tally is ready as its zero value.
+// Tally is made by New.
 type Tally struct {
-	counters sync.Map // Request -> *counter
-	// Lasting counts the watches, execs and the like that are open now.
-	Lasting atomic.Int64
+	series   sync.Map // Request -> *Series
+	watches  sync.Map // Kind -> *Watched
+	outdated sync.Map // Outdated -> true
+
+	// Handshakes that failed.
+	Handshakes atomic.Uint64
+	// Authentications by result: success, failure, error.
+	authentications [3]atomic.Uint64
+	authnTimes      [3]*histogram.Histogram
+	users           sync.Map // compressed name -> *atomic.Uint64
+	// Expiry of clients' certificates at the time of their requests.
+	Expiry *histogram.Histogram
 }
 
-// Add counts one request. Lasting requests are counted with a duration of 0.
-func (t *Tally) Add(r Request, took time.Duration) {
-	v, ok := t.counters.Load(r)
+// New makes an empty Tally.
+func New() *Tally {
+	t := &Tally{Expiry: histogram.New(expiryBounds)}
+	for i := range t.authnTimes {
+		t.authnTimes[i] = histogram.New(authnBounds)
+	}
+	return t
+}
+
+// Series are the numbers of one Request.
+type Series struct {
+	codes      sync.Map // int -> *atomic.Uint64
+	terminated sync.Map // int -> *atomic.Uint64
+	aborted    atomic.Uint64
+	// Lasting counts those that are open now, of requests that last.
+	Lasting  atomic.Int64
+	lasts    atomic.Bool
+	duration *histogram.Histogram
+	sli      *histogram.Histogram
+	sizes    *histogram.Histogram // nil unless it reads
+}
+
+// Of gives the numbers of a Request.
+func (t *Tally) Of(r Request) *Series {
+	if v, ok := t.series.Load(r); ok {
+		return v.(*Series)
+	}
+	s := &Series{duration: histogram.New(durationBounds), sli: histogram.New(sliBounds)}
+	if r.Verb == "GET" || r.Verb == "LIST" {
+		s.sizes = histogram.New(sizeBounds)
+	}
+	v, _ := t.series.LoadOrStore(r, s)
+	return v.(*Series)
+}
+
+// Outcome is how a request ended.
+type Outcome struct {
+	Code int
+	// Took is the whole time; Waited the part of it that the request was not to blame for.
+	Took, Waited time.Duration
+	Size         int64
+	// Terminated requests were ended in self-defense, Aborted ones by their client.
+	Terminated, Aborted bool
+	// DryRun requests do not count for the service level.
+	DryRun bool
+}
+
+// Done counts a request that has ended.
+func (s *Series) Done(o Outcome) {
+	add(&s.codes, o.Code)
+	s.duration.Observe(o.Took.Seconds())
+	if !o.DryRun {
+		s.sli.Observe((o.Took - o.Waited).Seconds())
+	}
+	if s.sizes != nil {
+		s.sizes.Observe(float64(o.Size))
+	}
+	if o.Terminated {
+		add(&s.terminated, o.Code)
+	}
+	if o.Aborted {
+		s.aborted.Add(1)
+	}
+}
+
+// Begin counts a request that lasts until end is called.
+func (s *Series) Begin() (end func()) {
+	s.lasts.Store(true)
+	s.Lasting.Add(1)
+	return func() { s.Lasting.Add(-1) }
+}
+
+func add[K any](m *sync.Map, key K) {
+	v, ok := m.Load(key)
 	if !ok {
-		v, _ = t.counters.LoadOrStore(r, new(counter))
+		v, _ = m.LoadOrStore(key, new(atomic.Uint64))
 	}
-	c := v.(*counter)
-	c.count.Add(1)
-	c.nanos.Add(int64(took))
-	i, _ := slices.BinarySearch(buckets[:], took)
-	c.buckets[i].Add(1)
+	v.(*atomic.Uint64).Add(1)
 }
 
-// WriteTo writes everything in Prometheus' text form.
-func (t *Tally) WriteTo(w io.Writer) (int64, error) {
-	type line struct {
-		Request
-		*counter
+// Kind names what watches see.
+type Kind struct{ Group, Version, Resource string }
+
+// Watched are the numbers of a kind's events, all watches together.
+type Watched struct{ Sizes *histogram.Histogram }
+
+// Events gives the numbers of a kind's events.
+func (t *Tally) Events(k Kind) *Watched {
+	if v, ok := t.watches.Load(k); ok {
+		return v.(*Watched)
 	}
-	var lines []line
-	t.counters.Range(func(k, v any) bool {
-		lines = append(lines, line{k.(Request), v.(*counter)})
+	v, _ := t.watches.LoadOrStore(k, &Watched{Sizes: histogram.New(eventBounds)})
+	return v.(*Watched)
+}
+
+// Outdated is an API that will be gone.
+type Outdated struct{ Group, Version, Resource, Sub, Removed string }
+
+// AskedFor notes that somebody uses an outdated API.
+func (t *Tally) AskedFor(o Outdated) { t.outdated.Store(o, true) }
+
+// Result of an authentication.
+type Result int
+
+const (
+	Success Result = iota
+	Failure
+	Error
+)
+
+var resultNames = [...]string{"success", "failure", "error"}
+
+// Authenticated counts one, of a user who is known if it succeeded.
+func (t *Tally) Authenticated(r Result, user string, took time.Duration) {
+	t.authentications[r].Add(1)
+	t.authnTimes[r].Observe(took.Seconds())
+	if r == Success {
+		add(&t.users, compressed(user))
+	}
+}
+
+// compressed names few users, as upstream does: names are not for labels.
+func compressed(user string) string {
+	switch user {
+	case "admin", "client", "kube_proxy", "kubelet", "system:serviceaccount:kube-system:default":
+		return user
+	}
+	for _, c := range user {
+		if c == '@' {
+			return "email_id"
+		}
+	}
+	return "other"
+}
+
+// sorted lists a map's content in an order that does not change.
+func sorted[K comparable, V any](m *sync.Map) []struct {
+	Key   K
+	Value V
+} {
+	var out []struct {
+		Key   K
+		Value V
+	}
+	m.Range(func(k, v any) bool {
+		out = append(out, struct {
+			Key   K
+			Value V
+		}{k.(K), v.(V)})
 		return true
 	})
-	slices.SortFunc(lines, func(a, b line) int { return cmp.Compare(fmt.Sprint(a.Request), fmt.Sprint(b.Request)) })
-	var b []byte
-	b = fmt.Append(b, "# HELP apiserver_longrunning_requests Watches, execs and the like that are open.\n# TYPE apiserver_longrunning_requests gauge\n")
-	b = fmt.Appendf(b, "apiserver_longrunning_requests %d\n", t.Lasting.Load())
-	b = fmt.Append(b, "# HELP apiserver_request_total Requests answered.\n# TYPE apiserver_request_total counter\n")
-	for _, l := range lines {
-		b = fmt.Appendf(b, "apiserver_request_total{%s,code=\"%d\"} %d\n", labels(l.Request), l.Code, l.count.Load())
-	}
-	b = fmt.Append(b, "# HELP apiserver_request_duration_seconds How long requests took that do not last.\n# TYPE apiserver_request_duration_seconds histogram\n")
-	for _, l := range lines {
-		labels, sum := fmt.Sprintf("%s,code=\"%d\"", labels(l.Request), l.Code), int64(0)
-		for i, end := range buckets {
-			sum += l.buckets[i].Load()
-			b = fmt.Appendf(b, "apiserver_request_duration_seconds_bucket{%s,le=\"%g\"} %d\n", labels, end.Seconds(), sum)
-		}
-		sum += l.buckets[len(buckets)].Load()
-		b = fmt.Appendf(b, "apiserver_request_duration_seconds_bucket{%s,le=\"+Inf\"} %d\n", labels, sum)
-		b = fmt.Appendf(b, "apiserver_request_duration_seconds_sum{%s} %g\n", labels, time.Duration(l.nanos.Load()).Seconds())
-		b = fmt.Appendf(b, "apiserver_request_duration_seconds_count{%s} %d\n", labels, sum)
-	}
-	n, err := w.Write(b)
-	return int64(n), err
-}
-
-func labels(r Request) string {
-	return fmt.Sprintf("verb=%q,group=%q,version=%q,resource=%q,subresource=%q", r.Verb, r.Group, r.Version, r.Resource, r.Sub)
+	slices.SortFunc(out, func(a, b struct {
+		Key   K
+		Value V
+	}) int {
+		return cmp.Compare(fmt.Sprint(a.Key), fmt.Sprint(b.Key))
+	})
+	return out
 }
