@@ -464,3 +464,29 @@ func TestTokenRotation(t *testing.T) {
 		t.Errorf("anybody may rotate the token: %d", code)
 	}
 }
+
+func TestLegacyTokensAreTracked(t *testing.T) {
+	s := start(t, memory.New(), nil)
+	root := user(t, s, "root", "system:masters")
+	root.do("POST", "/api/v1/namespaces/default/serviceaccounts", `{"metadata":{"name":"robot"}}`)
+	root.do("POST", "/api/v1/namespaces/default/secrets", `{"metadata":{"name":"robot-token","annotations":{"kubernetes.io/service-account.name":"robot"}},"type":"kubernetes.io/service-account-token"}`)
+	c := s.Client("test")
+	waitFor(t, "the token", func() bool {
+		x := client.Cached(c, api.Secrets, "default", "robot-token")
+		return x != nil && len(x.Data["token"]) > 0
+	})
+	robot := bearing(t, s, string(client.Cached(c, api.Secrets, "default", "robot-token").Data["token"]))
+	if code, u := robot.whoami(); code != 201 || u.Username != "system:serviceaccount:default:robot" {
+		t.Errorf("%d %+v", code, u)
+	}
+	waitFor(t, "the day of its use", func() bool {
+		return client.Cached(c, api.Secrets, "default", "robot-token").Labels["kubernetes.io/legacy-token-last-used"] == time.Now().UTC().Format(time.DateOnly)
+	})
+	if client.Cached(c, api.ConfigMaps, "kube-system", "kube-apiserver-legacy-service-account-token-tracking") == nil {
+		t.Error("nothing says since when uses are noted")
+	}
+	root.do("PATCH", "/api/v1/namespaces/default/secrets/robot-token", `{"metadata":{"labels":{"kubernetes.io/legacy-token-invalid-since":"2026-01-01"}}}`)
+	if code, _ := robot.whoami(); code != 401 {
+		t.Errorf("a token that is marked invalid: %d", code)
+	}
+}

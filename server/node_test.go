@@ -154,6 +154,16 @@ func forbidden(uid2 string) []refusal {
 		{"write a service", "PATCH", ns + "services/kubernetes", `{"metadata":{"labels":{"a":"b"}}}`, `cannot patch resource "services"`},
 		{"approve a certificate", "PATCH", "/apis/certificates.k8s.io/v1/certificatesigningrequests/x/approval", `{}`, `cannot patch resource "certificatesigningrequests/approval"`},
 		{"read metrics", "GET", "/metrics", "", `cannot get path "/metrics"`},
+		{"see how secrets are encrypted", "GET", "/orch/v1/secrets-encryption", "", `cannot get path "/orch/v1/secrets-encryption"`},
+		{"write secrets in plain", "POST", "/orch/v1/secrets-encryption", `{"action":"disable"}`, `cannot post path "/orch/v1/secrets-encryption"`},
+		{"rotate the join token", "POST", "/orch/v1/token", `{}`, `cannot post path "/orch/v1/token"`},
+		{"profile the server", "GET", "/debug/pprof/heap", "", `cannot get path "/debug/pprof/heap"`},
+		{"read bootstrap tokens", "GET", other + "secrets?fieldSelector=type%3Dbootstrap.kubernetes.io%2Ftoken", "", "No Object name found"},
+		{"read another's volume attachment", "GET", "/apis/storage.k8s.io/v1/volumeattachments/x", "", "no relationship found"},
+		{"list resource claims", "GET", "/apis/resource.k8s.io/v1/namespaces/default/resourceclaims", "", "can only get individual resources of this type"},
+		{"read an unrelated resource claim", "GET", "/apis/resource.k8s.io/v1/namespaces/default/resourceclaims/x", "", "no relationship found"},
+		{"give itself a role", "POST", "/apis/rbac.authorization.k8s.io/v1/namespaces/default/rolebindings", `{"metadata":{"name":"x"},"roleRef":{"apiGroup":"rbac.authorization.k8s.io","kind":"ClusterRole","name":"admin"}}`, `cannot create resource "rolebindings"`},
+		{"sign a certificate", "PATCH", "/apis/certificates.k8s.io/v1/certificatesigningrequests/x/status", `{}`, `cannot patch resource "certificatesigningrequests/status"`},
 		{"delete all events", "DELETE", ns + "events", "", `cannot deletecollection resource "events"`},
 	}
 }

@@ -293,8 +293,14 @@ func (s *Server) parts() []Part {
 		{Name: "API", Run: s.rest.Run},
 		{Name: "aggregation", Run: s.aggregator.Run},
 		{Name: "upkeep", Run: s.upkeep.Run, Ready: s.flow.Synced()},
+		{Name: "legacy tokens", Run: s.trackLegacy},
 		{Name: "readiness", Run: s.serve, Ready: s.serving},
 	}
+}
+
+// trackLegacy notes which tokens without an end are in use.
+func (s *Server) trackLegacy(ctx context.Context) error {
+	return upkeep.TrackLegacy(ctx, upkeep.Deps{Client: s.registry.Client(loopback), Access: s.access, Now: time.Now}, s.log)
 }
 
 // runAudit lasts beyond everything that is recorded.

@@ -38,6 +38,11 @@ func start(t testing.TB, store datastore.Store, change func(*Config)) *Server {
 // boot runs a server on loopback until stop is called.
 func boot(t testing.TB, store datastore.Store, change func(*Config)) (_ *Server, stop func()) {
 	t.Helper()
+	return bootLogging(t, store, slog.New(slog.DiscardHandler), change)
+}
+
+func bootLogging(t testing.TB, store datastore.Store, log *slog.Logger, change func(*Config)) (_ *Server, stop func()) {
+	t.Helper()
 	dir := t.TempDir()
 	cfg := Config{
 		DataDir: dir, BindAddress: "127.0.0.1", AdvertiseAddress: "192.0.2.1", NodeName: "one", WriteKubeconfig: filepath.Join(dir, "orch.yaml"),
@@ -47,7 +52,7 @@ func boot(t testing.TB, store datastore.Store, change func(*Config)) (_ *Server,
 	if change != nil {
 		change(&cfg)
 	}
-	s, err := New(cfg, store, slog.New(slog.DiscardHandler))
+	s, err := New(cfg, store, log)
 	if err != nil {
 		t.Fatal(err)
 	}

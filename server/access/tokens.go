@@ -23,6 +23,18 @@ import (
 // legacyIssuer is that of tokens kept in secrets; they do not run out.
 const legacyIssuer = "kubernetes/serviceaccount"
 
+// Labels of the secrets of legacy tokens, upstream's.
+const (
+	LegacyLastUsed     = "kubernetes.io/legacy-token-last-used"
+	legacyInvalidSince = "kubernetes.io/legacy-token-invalid-since"
+)
+
+// LegacyUse names the secret of a legacy token that somebody has shown.
+type LegacyUse struct{ Namespace, Secret string }
+
+// LegacyUses tells of legacy tokens that are used for the first time on a day.
+func (a *Access) LegacyUses() <-chan LegacyUse { return a.tokens.used }
+
 // deletedLeeway is how long the token of a pod under deletion still works, so
 // that its last words get through.
 const deletedLeeway = 60 * time.Second
@@ -39,6 +51,8 @@ type tokens struct {
 	signer    jose.Signer
 	cache     client.Cache
 	now       func() time.Time
+	// used tells of legacy tokens whose use today is not noted yet; when it is full the next use tells.
+	used chan LegacyUse
 	// known are tokens whose signature was checked; everything else is checked each time.
 	known *bounded[[32]byte, claims]
 }
@@ -82,7 +96,7 @@ func newTokens(cfg Config) (*tokens, error) {
 	}
 	return &tokens{
 		issuer: cfg.Issuer, audiences: cfg.Audiences, key: key, keyID: id, signer: signer,
-		cache: cfg.Cache, now: cfg.Now, known: newBounded[[32]byte, claims](4096),
+		cache: cfg.Cache, now: cfg.Now, known: newBounded[[32]byte, claims](4096), used: make(chan LegacyUse, 64),
 	}, nil
 }
 
@@ -186,6 +200,16 @@ func (t *tokens) live(c claims) (registry.User, error) {
 		s := client.Cached(t.cache, api.Secrets, c.Namespace, c.SecretName)
 		if s == nil || s.DeletionTimestamp != nil || string(s.Data["token"]) == "" {
 			return registry.User{}, errors.New("token has been invalidated")
+		}
+		if s.Labels[legacyInvalidSince] != "" {
+			return registry.User{}, fmt.Errorf("the token in secret %s/%s for service account %s/%s has been marked invalid. Use tokens from the TokenRequest API or manually created secret-based tokens, or remove the '%s' label from the secret to temporarily allow use of this token",
+				c.Namespace, c.SecretName, c.Namespace, c.Account, legacyInvalidSince)
+		}
+		if s.Labels[LegacyLastUsed] != t.now().UTC().Format(time.DateOnly) {
+			select {
+			case t.used <- LegacyUse{c.Namespace, c.SecretName}:
+			default: // the next use tells it
+			}
 		}
 	}
 	if err := t.boundLive(b, extra); err != nil {
