@@ -157,7 +157,7 @@ func (s *Server) assemble(store datastore.Store) (err error) {
 		return err
 	}
 	s.flow = flow.New(flow.Config{})
-	specs := append(upkeep.Specs(upkeep.Deps{Client: self, Access: s.access, PKI: s.pki, Now: time.Now}), quota.Spec(self, time.Now), s.flow.Spec(self))
+	specs := append(upkeep.Specs(upkeep.Deps{Client: self, Access: s.access, PKI: s.pki, Now: time.Now}), quota.Spec(quota.Deps{Client: self, Now: time.Now, Kinds: s.Kinds, Changed: s.KindsChanged}), s.flow.Spec(self))
 	if s.upkeep, err = reconcile.New(self, specs...); err != nil {
 		return err
 	}

@@ -58,8 +58,12 @@ func (l *List) resourceQuota(_ context.Context, a *registry.Attributes) error {
 		return nil
 	}
 	before, _ := a.Old.(api.Object)
-	if err := l.quota.Admit(a.Resource.Facts, o, before, a.DryRun); err != nil {
+	over, err := l.quota.Admit(a.Resource.Facts, o, before, a.DryRun)
+	if err != nil {
 		return forbidden(a, err)
+	}
+	if over != nil {
+		a.OnceOver(over)
 	}
 	return nil
 }

@@ -139,6 +139,7 @@ func (w *op) create(ctx context.Context, obj api.Object) (Result, error) {
 	w.systemMeta(obj)
 	w.prepareCreate(obj)
 	w.Object, w.Name = obj, obj.GetName()
+	defer w.ended()
 	if err := w.admit(ctx); err != nil {
 		return Result{}, err
 	}

@@ -76,6 +76,20 @@ type Attributes struct {
 	Own bool
 	// Mutation is shared by the steps that let users' policies and webhooks change Object.
 	Mutation Mutation
+	// over are told that the write has ended, see OnceOver.
+	over []func()
+}
+
+// OnceOver has f called when the write has ended, however it ended: a write that was stored is
+// in the caches then. A step that set something aside for the write lets go of it there.
+func (a *Attributes) OnceOver(f func()) { a.over = append(a.over, f) }
+
+// ended tells those who wait that the write is over.
+func (a *Attributes) ended() {
+	for _, f := range a.over {
+		f()
+	}
+	a.over = nil
 }
 
 // Mutation is what users' policies and webhooks did to an object on its way. As upstream,
@@ -108,6 +122,7 @@ func (r *Registry) Admit(ctx context.Context, a *Attributes) error {
 	if a.Annotate == nil {
 		a.Annotate = func(string, string) {}
 	}
+	defer a.ended() // what comes of the request is no write that takes something
 	if err := r.admission.Admit(ctx, a); err != nil {
 		return err
 	}

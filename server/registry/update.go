@@ -233,6 +233,7 @@ func (w *op) update(ctx context.Context, oldItem *Item, obj api.Object, m *mode)
 		}
 	}
 	w.Object, w.Old = obj, old
+	defer w.ended()
 	if err := w.admit(ctx); err != nil {
 		return Result{}, err
 	}

@@ -3,7 +3,8 @@
 // that parallel writes cannot pass together. Spec writes the counts into the
 // quotas' status, for people to see; no decision reads them.
 //
-// usage.go is pure: what an object uses. Start reading at Guard.Admit.
+// usage.go and scope.go are pure: what an object uses, and which quotas that concerns.
+// Start reading at Guard.Admit.
 package quota
 
 import (
@@ -19,69 +20,78 @@ import (
 	"orch/api/client"
 )
 
-// pendingFor is how long something let through counts without showing up: longer
-// than any write takes.
-const pendingFor = 60 * time.Second
-
 // Guard admits writes. It is safe for parallel use.
 type Guard struct {
 	cache client.Cache
 	now   func() time.Time
 
 	mu sync.Mutex
-	// pending are writes let through that the cache does not show yet.
-	pending map[pendingKey]pending
+	// pending are writes let through that have not ended: the cache may not show them yet. There
+	// are as many as there are writes under way.
+	pending map[pendingKey][]*pending
 }
 
+// pendingKey is an object; kind is where the store keeps it, as several kinds may show it.
 type pendingKey struct {
-	kind            *api.Facts
-	namespace, name string
-	uid             types.UID
+	kind, namespace, name string
+	uid                   types.UID
 }
 
 type pending struct {
 	object api.Object
 	// over is the resourceVersion that the write replaces, empty for a create.
-	over  string
-	until time.Time
+	over string
 }
 
 // NewGuard makes a Guard over the registry's cache.
 func NewGuard(c client.Cache, now func() time.Time) *Guard {
-	return &Guard{cache: c, now: now, pending: map[pendingKey]pending{}}
+	return &Guard{cache: c, now: now, pending: map[pendingKey][]*pending{}}
 }
 
 // Admit says why o (replacing before, nil on create) does not fit; nil if it does,
-// and then it counts from now on unless dry.
-func (g *Guard) Admit(f *api.Facts, o, before api.Object, dry bool) error {
+// and then it counts from now on unless dry. over is not nil where it does: call it when the
+// write has ended, and the cache shows what came of it.
+func (g *Guard) Admit(f *api.Facts, o, before api.Object, dry bool) (over func(), err error) {
 	quotas := client.CachedList(g.cache, api.ResourceQuotas, o.GetNamespace(), nil)
 	if len(quotas) == 0 {
-		return nil
+		return nil, nil
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	now := g.now()
-	usage := Usage(f, o, now)
+	usage := Usage(f, o, g.now())
 	concerned := false
 	for _, q := range quotas {
 		hit, err := g.fitsLocked(q, f, o, before, usage)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		concerned = concerned || hit
 	}
-	if concerned && !dry {
-		p := pending{object: o.DeepCopyObject().(api.Object), until: now.Add(pendingFor)}
-		if before != nil {
-			p.over = before.GetResourceVersion()
-		}
-		g.pending[keyOf(f, o)] = p
+	if !concerned || dry {
+		return nil, nil
 	}
-	return nil
+	k, p := keyOf(f, o), &pending{object: o.DeepCopyObject().(api.Object)}
+	if before != nil {
+		p.over = before.GetResourceVersion()
+	}
+	g.pending[k] = append(g.pending[k], p)
+	return func() { g.over(k, p) }, nil
+}
+
+// over forgets a write that has ended.
+func (g *Guard) over(k pendingKey, p *pending) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	rest := slices.DeleteFunc(g.pending[k], func(o *pending) bool { return o == p })
+	if len(rest) == 0 {
+		delete(g.pending, k)
+	} else {
+		g.pending[k] = rest
+	}
 }
 
 func keyOf(f *api.Facts, o api.Object) pendingKey {
-	return pendingKey{f, o.GetNamespace(), o.GetName(), o.GetUID()}
+	return pendingKey{f.Prefix(), o.GetNamespace(), o.GetName(), o.GetUID()}
 }
 
 // fitsLocked checks one quota; hit tells whether it concerns the object at all.
@@ -128,38 +138,58 @@ func (g *Guard) fitsLocked(q *core.ResourceQuota, f *api.Facts, o, before api.Ob
 }
 
 // usedLocked sums what objects of the kind use of the quota: what is stored, with
-// pending writes in their place. It forgets pending writes that are overtaken.
+// pending writes in their place. Of several that are about to replace one object only
+// one can win: the largest counts.
 func (g *Guard) usedLocked(q *core.ResourceQuota, f *api.Facts) core.ResourceList {
 	now := g.now()
 	used := core.ResourceList{}
 	for k := range q.Spec.Hard {
 		used[k] = *newZero()
 	}
-	count := func(o api.Object) {
-		if Matches(q, o) {
-			addTo(used, mask(Usage(f, o, now), q.Spec.Hard))
+	of := func(o api.Object) core.ResourceList {
+		if !Matches(q, o) {
+			return nil
 		}
+		return mask(Usage(f, o, now), q.Spec.Hard)
 	}
+	shown := map[pendingKey]bool{}
 	g.cache.Each(f, q.Namespace, func(o api.Object) bool {
-		k := keyOf(f, o)
-		if p, ok := g.pending[k]; ok {
-			if p.over != "" && p.over == o.GetResourceVersion() && now.Before(p.until) {
-				count(p.object)
-				return true
+		sum := of(o)
+		if len(g.pending) > 0 {
+			k := keyOf(f, o)
+			for _, p := range g.pending[k] {
+				shown[k] = true
+				if p.over == o.GetResourceVersion() {
+					sum = largest(sum, of(p.object))
+				}
 			}
-			delete(g.pending, k)
 		}
-		count(o)
+		addTo(used, sum)
 		return true
 	})
-	for k, p := range g.pending {
-		if !now.Before(p.until) {
-			delete(g.pending, k)
+	for k, list := range g.pending {
+		if k.kind != f.Prefix() || k.namespace != q.Namespace || shown[k] {
 			continue
 		}
-		if k.kind == f && k.namespace == q.Namespace && p.over == "" {
-			count(p.object)
+		for _, p := range list {
+			if p.over == "" { // an update of what is gone will fail
+				addTo(used, of(p.object))
+			}
 		}
 	}
 	return used
+}
+
+// largest takes the larger of each resource.
+func largest(a, b core.ResourceList) core.ResourceList {
+	out := a.DeepCopy()
+	for k, v := range b {
+		if have, ok := out[k]; !ok || v.Cmp(have) > 0 {
+			if out == nil {
+				out = core.ResourceList{}
+			}
+			out[k] = v
+		}
+	}
+	return out
 }

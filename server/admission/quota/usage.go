@@ -8,11 +8,11 @@ import (
 	"time"
 
 	core "k8s.io/api/core/v1"
+	resourcev1 "k8s.io/api/resource/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	podresource "k8s.io/component-helpers/resource"
 
 	"orch/api"
-	"orch/server/defaults"
 )
 
 // This file is pure: what an object uses, and which quotas that concerns.
@@ -51,6 +51,8 @@ func Usage(f *api.Facts, o api.Object, now time.Time) core.ResourceList {
 		serviceUsage(o, u)
 	case *core.PersistentVolumeClaim:
 		claimUsage(o, u)
+	case *resourcev1.ResourceClaim:
+		deviceUsage(o, u)
 	}
 	return u
 }
@@ -63,8 +65,8 @@ func ended(p *core.Pod, now time.Time) bool {
 }
 
 func podUsage(p *core.Pod, u core.ResourceList) {
-	requests := podresource.PodRequests(p, podresource.PodResourcesOptions{})
-	limits := podresource.PodLimits(p, podresource.PodResourcesOptions{})
+	o := podresource.PodResourcesOptions{UseStatusResources: true} // a pod that is being resized counts at its largest
+	requests, limits := podresource.PodRequests(p, o), podresource.PodLimits(p, o)
 	for k, v := range requests {
 		u["requests."+k] = v
 		switch {
@@ -97,6 +99,9 @@ func serviceUsage(s *core.Service, u core.ResourceList) {
 
 func claimUsage(c *core.PersistentVolumeClaim, u core.ResourceList) {
 	size, ok := c.Spec.Resources.Requests[core.ResourceStorage]
+	if given, grows := c.Status.AllocatedResources[core.ResourceStorage]; ok && grows && given.Cmp(size) > 0 {
+		size = given // a growth that was taken back still takes its space
+	}
 	if ok {
 		u[core.ResourceRequestsStorage] = size
 	}
@@ -113,73 +118,32 @@ func claimUsage(c *core.PersistentVolumeClaim, u core.ResourceList) {
 	}
 }
 
-// Matches tells whether the quota's scopes take the object in. A quota with
-// scopes is about pods only.
-func Matches(q *core.ResourceQuota, o api.Object) bool {
-	var wanted []core.ScopedResourceSelectorRequirement
-	for _, s := range q.Spec.Scopes {
-		wanted = append(wanted, core.ScopedResourceSelectorRequirement{ScopeName: s, Operator: core.ScopeSelectorOpExists})
-	}
-	if q.Spec.ScopeSelector != nil {
-		wanted = append(wanted, q.Spec.ScopeSelector.MatchExpressions...)
-	}
-	if len(wanted) == 0 {
-		return true
-	}
-	p, ok := o.(*core.Pod)
-	if !ok {
-		return false
-	}
-	return !slices.ContainsFunc(wanted, func(r core.ScopedResourceSelectorRequirement) bool { return !inScope(p, r) })
-}
+const (
+	deviceSuffix = ".deviceclass.resource.k8s.io/devices"
+	// mostDevices is what a request for all devices counts as: the most that a claim can get.
+	mostDevices = resourcev1.AllocationResultsMaxSize
+)
 
-func inScope(p *core.Pod, r core.ScopedResourceSelectorRequirement) bool {
-	switch r.ScopeName {
-	case core.ResourceQuotaScopeTerminating:
-		return p.Spec.ActiveDeadlineSeconds != nil && *p.Spec.ActiveDeadlineSeconds >= 0
-	case core.ResourceQuotaScopeNotTerminating:
-		return p.Spec.ActiveDeadlineSeconds == nil
-	case core.ResourceQuotaScopeBestEffort:
-		return defaults.QOS(p) == core.PodQOSBestEffort
-	case core.ResourceQuotaScopeNotBestEffort:
-		return defaults.QOS(p) != core.PodQOSBestEffort
-	case core.ResourceQuotaScopeCrossNamespacePodAffinity:
-		return crossNamespace(p)
-	case core.ResourceQuotaScopePriorityClass:
-		name := p.Spec.PriorityClassName
-		switch r.Operator {
-		case core.ScopeSelectorOpExists:
-			return name != ""
-		case core.ScopeSelectorOpDoesNotExist:
-			return name == ""
-		case core.ScopeSelectorOpIn:
-			return slices.Contains(r.Values, name)
-		case core.ScopeSelectorOpNotIn:
-			return !slices.Contains(r.Values, name)
+// deviceUsage counts devices by class; of alternatives the largest of each class counts.
+func deviceUsage(c *resourcev1.ResourceClaim, u core.ResourceList) {
+	count := func(mode resourcev1.DeviceAllocationMode, n int64) int64 {
+		if mode == resourcev1.DeviceAllocationModeAll {
+			return mostDevices
+		}
+		return n
+	}
+	for _, r := range c.Spec.Devices.Requests {
+		most := map[string]int64{}
+		if r.Exactly != nil {
+			most[r.Exactly.DeviceClassName] = count(r.Exactly.AllocationMode, r.Exactly.Count)
+		}
+		for _, s := range r.FirstAvailable {
+			most[s.DeviceClassName] = max(most[s.DeviceClassName], count(s.AllocationMode, s.Count))
+		}
+		for class, n := range most {
+			addTo(u, core.ResourceList{core.ResourceName(class + deviceSuffix): *resource.NewQuantity(n, resource.DecimalSI)})
 		}
 	}
-	return false
-}
-
-func crossNamespace(p *core.Pod) bool {
-	a := p.Spec.Affinity
-	if a == nil {
-		return false
-	}
-	var terms []core.PodAffinityTerm
-	add := func(required []core.PodAffinityTerm, preferred []core.WeightedPodAffinityTerm) {
-		terms = append(terms, required...)
-		for _, w := range preferred {
-			terms = append(terms, w.PodAffinityTerm)
-		}
-	}
-	if a.PodAffinity != nil {
-		add(a.PodAffinity.RequiredDuringSchedulingIgnoredDuringExecution, a.PodAffinity.PreferredDuringSchedulingIgnoredDuringExecution)
-	}
-	if a.PodAntiAffinity != nil {
-		add(a.PodAntiAffinity.RequiredDuringSchedulingIgnoredDuringExecution, a.PodAntiAffinity.PreferredDuringSchedulingIgnoredDuringExecution)
-	}
-	return slices.ContainsFunc(terms, func(t core.PodAffinityTerm) bool { return len(t.Namespaces) > 0 || t.NamespaceSelector != nil })
 }
 
 // missing says which containers lack a request or limit that the quota counts:
@@ -256,27 +220,22 @@ func text(l core.ResourceList, keys []core.ResourceName) string {
 	return strings.Join(parts, ",")
 }
 
-// kindsOf are the kinds whose objects count for the hard limits of a quota.
-func kindsOf(hard core.ResourceList) []*api.Facts {
+// kindsOf are the kinds among all whose objects count for the hard limits of a quota.
+func kindsOf(hard core.ResourceList, all []*api.Facts) []*api.Facts {
 	var out []*api.Facts
-	add := func(f *api.Facts) {
-		if !slices.Contains(out, f) {
-			out = append(out, f)
-		}
-	}
 	for k := range hard {
-		if f := kindOf(k); f != nil {
-			add(f)
+		if f := kindOf(k, all); f != nil && !slices.Contains(out, f) {
+			out = append(out, f)
 		}
 	}
 	return out
 }
 
-func kindOf(k core.ResourceName) *api.Facts {
+func kindOf(k core.ResourceName, all []*api.Facts) *api.Facts {
 	s := string(k)
 	if strings.HasPrefix(s, "count/") {
-		for _, f := range api.All() {
-			if countName(f) == k && !f.Cluster && !f.Computed && f.SameAs == nil {
+		for _, f := range all {
+			if counted(f) && countName(f) == k {
 				return f
 			}
 		}
@@ -292,6 +251,11 @@ func kindOf(k core.ResourceName) *api.Facts {
 		return api.Services.Facts
 	case k == core.ResourceRequestsStorage, strings.Contains(s, storageSuffix):
 		return api.PersistentVolumeClaims.Facts
+	case strings.HasSuffix(s, deviceSuffix):
+		return api.ResourceClaims.Facts
 	}
 	return api.Pods.Facts
 }
+
+// counted kinds have objects in namespaces.
+func counted(f *api.Facts) bool { return !f.Cluster && !f.Computed && f.SameAs == nil }
