@@ -18,6 +18,11 @@ const (
 	KubernetesService    = "kubernetes"
 	DefaultSchedulerName = "default-scheduler"
 
+	// Finalizers that keep storage objects until nobody uses them.
+	ClaimProtection      = "kubernetes.io/pvc-protection"
+	VolumeProtection     = "kubernetes.io/pv-protection"
+	AttributesProtection = "kubernetes.io/vac-protection"
+
 	// ControllerUser is whom the controllers of the server act as.
 	ControllerUser = "system:kube-controller-manager"
 	SchedulerUser  = "system:kube-scheduler"

@@ -126,6 +126,7 @@ func (l *List) steps() []step {
 		nodes    = []*api.Facts{api.Nodes.Facts}
 		services = []*api.Facts{api.Services.Facts}
 		claims   = []*api.Facts{api.PersistentVolumeClaims.Facts}
+		volumes  = []*api.Facts{api.PersistentVolumeClaims.Facts, api.PersistentVolumes.Facts, api.VolumeAttributesClasses.Facts}
 		requests = []*api.Facts{api.CertificateSigningRequests.Facts}
 		rbac     = []*api.Facts{api.Roles.Facts, api.ClusterRoles.Facts, api.RoleBindings.Facts, api.ClusterRoleBindings.Facts}
 		byNodes  = []*api.Facts{
@@ -142,8 +143,10 @@ func (l *List) steps() []step {
 		{name: "NodeRestriction", kinds: byNodes, validate: l.nodeRestriction},
 		{name: "TaintNodesByCondition", kinds: nodes, admit: l.taintNewNode},
 		{name: "PodSecurity", kinds: l.securityKinds(), validate: l.podSecurity},
+		{name: "PodTopologyLabels", kinds: []*api.Facts{api.Pods.Facts, api.Bindings.Facts}, admit: l.podTopology},
 		{name: "Priority", kinds: []*api.Facts{api.Pods.Facts, api.PriorityClasses.Facts}, admit: l.priority, validate: l.priorityClass},
 		{name: "DefaultTolerationSeconds", kinds: pods, admit: l.defaultTolerations},
+		{name: "StorageObjectInUseProtection", kinds: volumes, admit: l.inUseProtection},
 		{name: "DefaultStorageClass", kinds: claims, admit: l.defaultStorageClass},
 		{name: "PersistentVolumeClaimResize", kinds: claims, validate: l.claimResize},
 		{name: "RuntimeClass", kinds: pods, admit: l.runtimeClass, validate: l.runtimeClassCheck},

@@ -18,21 +18,27 @@ func (l *List) limitDefaults(_ context.Context, a *registry.Attributes) error {
 		return nil
 	}
 	for _, r := range client.CachedList(l.cache, api.LimitRanges, a.Namespace, nil) {
-		limits.Default(p, r)
+		if r.DeletionTimestamp == nil {
+			limits.Default(p, r)
+		}
 	}
 	return nil
 }
 
 // limitCheck refuses pods and claims outside of the LimitRanges.
 func (l *List) limitCheck(_ context.Context, a *registry.Attributes) error {
-	if a.Subresource != "" || (a.Operation != registry.Create && a.Operation != registry.Update) {
+	resize := a.Subresource == "resize"
+	if a.Subresource != "" && !resize || a.Operation != registry.Create && a.Operation != registry.Update {
 		return nil
 	}
 	for _, r := range client.CachedList(l.cache, api.LimitRanges, a.Namespace, nil) {
+		if r.DeletionTimestamp != nil {
+			continue
+		}
 		var err error
 		switch o := a.Object.(type) {
 		case *core.Pod:
-			if a.Operation == registry.Create {
+			if a.Operation == registry.Create || resize { // nothing else changes resources
 				err = limits.CheckPod(o, r)
 			}
 		case *core.PersistentVolumeClaim:

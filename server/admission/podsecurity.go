@@ -65,22 +65,48 @@ func (l *List) podSecurity(_ context.Context, a *registry.Attributes) error {
 		return nil
 	}
 	want, problems := psa.PolicyToEvaluate(ns.Labels, l.security.defaults)
+	_, isPod := a.Object.(*core.Pod)
 	if len(problems) == 0 && want.FullyPrivileged() {
+		if isPod {
+			a.Annotate(psa.AuditAnnotationPrefix+psa.EnforcedPolicyAnnotationKey, want.Enforce.String())
+		}
 		return nil
 	}
-	_, isPod := a.Object.(*core.Pod)
 	if before := old[core.Pod](a); isPod && before != nil && !securityChanged(before, a.Object.(*core.Pod)) {
 		return nil
 	}
-	if isPod {
-		if r := policy.AggregateCheckResults(l.security.check(want.Enforce, meta, spec)); !r.Allowed {
-			return forbid(a, "violates PodSecurity %q: %s", want.Enforce.String(), r.ForbiddenDetail())
+	if len(problems) > 0 {
+		a.Annotate(psa.AuditAnnotationPrefix+"error", fmt.Sprintf("Failed to parse policy: %v", problems.ToAggregate()))
+	}
+	return l.securityOfPod(a, want, meta, spec)
+}
+
+// securityOfPod enforces, audits and warns; each level is evaluated once. Templates are not
+// refused: the pods made of them are.
+func (l *List) securityOfPod(a *registry.Attributes, want psa.Policy, meta *metav1.ObjectMeta, spec *core.PodSpec) error {
+	known := map[psa.LevelVersion]policy.AggregateCheckResult{}
+	at := func(v psa.LevelVersion) policy.AggregateCheckResult {
+		r, ok := known[v]
+		if !ok {
+			r = policy.AggregateCheckResults(l.security.check(v, meta, spec))
+			known[v] = r
 		}
-		if want.Warn.Equivalent(&want.Enforce) {
-			return nil // what is allowed needs no warning
+		return r
+	}
+	var refusal error
+	if _, isPod := a.Object.(*core.Pod); isPod {
+		a.Annotate(psa.AuditAnnotationPrefix+psa.EnforcedPolicyAnnotationKey, want.Enforce.String())
+		if r := at(want.Enforce); !r.Allowed {
+			refusal = forbid(a, "violates PodSecurity %q: %s", want.Enforce.String(), r.ForbiddenDetail())
 		}
 	}
-	if r := policy.AggregateCheckResults(l.security.check(want.Warn, meta, spec)); !r.Allowed {
+	if r := at(want.Audit); !r.Allowed {
+		a.Annotate(psa.AuditAnnotationPrefix+psa.AuditViolationsAnnotationKey, fmt.Sprintf("would violate PodSecurity %q: %s", want.Audit.String(), r.ForbiddenDetail()))
+	}
+	if refusal != nil {
+		return refusal
+	}
+	if r := at(want.Warn); !r.Allowed {
 		a.Warn(fmt.Sprintf("would violate PodSecurity %q: %s", want.Warn.String(), r.ForbiddenDetail()))
 	}
 	return nil
@@ -149,10 +175,11 @@ func (l *List) securityOfNamespace(a *registry.Attributes, n *core.Namespace) er
 		return nil
 	}
 	was, had := psa.PolicyToEvaluate(before.Labels, l.security.defaults)
-	if len(problems) > 0 && len(had) == 0 {
+	if len(problems) > 0 && (len(had) == 0 || !equality.Semantic.DeepEqual(problems, had)) {
 		return apierrors.NewInvalid(api.Namespaces.GroupKind(), n.Name, problems)
 	}
-	if want.Enforce == was.Enforce || want.Enforce.Level == psa.LevelPrivileged || psa.CompareLevels(want.Enforce.Level, was.Enforce.Level) < 0 {
+	same := want.Enforce.Version == was.Enforce.Version
+	if want.Enforce == was.Enforce || want.Enforce.Level == psa.LevelPrivileged || same && psa.CompareLevels(want.Enforce.Level, was.Enforce.Level) < 1 {
 		return nil
 	}
 	l.warnAboutPods(a, n.Name, want.Enforce)

@@ -131,26 +131,3 @@ func tokenSources() *core.ProjectedVolumeSource {
 		},
 	}
 }
-
-// serviceAccountCheck: mirror pods, which nodes write, may not name an account or
-// anything that one could read through it.
-func (l *List) serviceAccountCheck(_ context.Context, a *registry.Attributes) error {
-	p, ok := object[core.Pod](a)
-	if !ok || a.Operation != registry.Create || p.Annotations[core.MirrorPodAnnotationKey] == "" {
-		return nil
-	}
-	if p.Spec.ServiceAccountName != "" {
-		return forbid(a, "a mirror pod may not reference service accounts")
-	}
-	for _, v := range p.Spec.Volumes {
-		if v.Projected == nil {
-			continue
-		}
-		for _, s := range v.Projected.Sources {
-			if s.ServiceAccountToken != nil {
-				return forbid(a, "a mirror pod may not use ServiceAccountToken volume projections")
-			}
-		}
-	}
-	return nil
-}

@@ -29,6 +29,7 @@ import (
 	"orch/server/controllers/serviceaccount"
 	"orch/server/controllers/statefulset"
 	"orch/server/controllers/ttlafterfinished"
+	"orch/server/controllers/volumeprotection"
 )
 
 // Deps is what the controllers need.
@@ -85,6 +86,8 @@ func Specs(d Deps) ([]reconcile.Spec, error) {
 		nodelife.Specs(nodelife.Deps{Client: c, Events: rec, Now: now}),
 		podgc.Specs(podgc.Deps{Client: c, Now: now}),
 		eventttl.Specs(eventttl.Deps{Client: c, Now: now}),
+		// Storage.
+		volumeprotection.Specs(c),
 		// Namespaces and what is in them.
 		serviceaccount.Specs(c),
 		rootca.Specs(c, d.RootCA),
