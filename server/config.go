@@ -42,6 +42,8 @@ type Config struct {
 	ClusterDNS, ClusterDomain string
 	ServiceNodePortRange      string
 	Disable                   []string
+	// Admission plugins, by upstream's names, beside those that are on by default.
+	EnableAdmissionPlugins, DisableAdmissionPlugins []string
 	// NoSecretsEncryption makes no keys for Secrets at the first start; SecretsProvider is the cipher
 	// of new keys, EncryptionConfig a file for further resources.
 	NoSecretsEncryption               bool
@@ -73,6 +75,8 @@ func (c *Config) AddFlags(f *pflag.FlagSet) {
 	f.StringVar(&c.ClusterDNS, "cluster-dns", "", "address of the cluster's DNS (default: the tenth of service-cidr, 10.43.0.10)")
 	f.StringVar(&c.ClusterDomain, "cluster-domain", "cluster.local", "DNS domain of the cluster")
 	f.StringVar(&c.ServiceNodePortRange, "service-node-port-range", "30000-32767", "ports for Services of type NodePort")
+	f.StringSliceVar(&c.EnableAdmissionPlugins, "enable-admission-plugins", nil, "admission plugins that are off by default: AlwaysPullImages, DenyServiceExternalIPs, ExtendedResourceToleration, OwnerReferencesPermissionEnforcement")
+	f.StringSliceVar(&c.DisableAdmissionPlugins, "disable-admission-plugins", nil, "admission plugins to leave out, such as PodSecurity")
 	f.StringSliceVar(&c.Disable, "disable", nil, "packaged parts to leave out: "+strings.Join(disableable, ", "))
 	f.BoolFunc("secrets-encryption", "keep Secrets encrypted in the datastore; false makes no keys at the first start (default true)", func(v string) error {
 		on, err := strconv.ParseBool(v)

@@ -28,6 +28,7 @@ import (
 	"orch/server/access"
 	"orch/server/access/upkeep"
 	"orch/server/admission"
+	"orch/server/admission/policy"
 	"orch/server/admission/quota"
 	"orch/server/aggregator"
 	"orch/server/allocate"
@@ -141,7 +142,8 @@ func (s *Server) assemble(store datastore.Store) (err error) {
 		return err
 	}
 	s.webhooks = webhook.New(webhook.Config{Cache: self})
-	s.admit, err = admission.New(admission.Config{Cache: self, Access: s.access, Services: services, Registry: s.registry, Webhooks: s.webhooks})
+	s.admit, err = admission.New(admission.Config{Cache: self, Access: s.access, Services: services, Registry: s.registry, Webhooks: s.webhooks,
+		Enable: s.cfg.EnableAdmissionPlugins, Disable: s.cfg.DisableAdmissionPlugins})
 	if err != nil {
 		return err
 	}
@@ -157,7 +159,7 @@ func (s *Server) assemble(store datastore.Store) (err error) {
 		return err
 	}
 	s.flow = flow.New(flow.Config{})
-	specs := append(upkeep.Specs(upkeep.Deps{Client: self, Access: s.access, PKI: s.pki, Now: time.Now}), quota.Spec(quota.Deps{Client: self, Now: time.Now, Kinds: s.Kinds, Changed: s.KindsChanged}), s.flow.Spec(self))
+	specs := append(upkeep.Specs(upkeep.Deps{Client: self, Access: s.access, PKI: s.pki, Now: time.Now}), policy.Spec(self, s.registry), quota.Spec(quota.Deps{Client: self, Now: time.Now, Kinds: s.Kinds, Changed: s.KindsChanged}), s.flow.Spec(self))
 	if s.upkeep, err = reconcile.New(self, specs...); err != nil {
 		return err
 	}

@@ -11,6 +11,7 @@ package admission
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"time"
 
@@ -36,6 +37,8 @@ type Config struct {
 	// Registry converts objects for webhooks; Webhooks calls these.
 	Registry *registry.Registry
 	Webhooks *webhook.Client
+	// Enable names steps that are off by default, Disable steps to leave out.
+	Enable, Disable []string
 	// Now is the clock; nil is time.Now.
 	Now func() time.Time
 }
@@ -43,10 +46,12 @@ type Config struct {
 // step is one plugin. Kinds nil stands for all kinds. Admit may change the
 // object, Validate may not; either may be nil.
 type step struct {
-	name     string
-	kinds    []*api.Facts
-	admit    func(context.Context, *registry.Attributes) error
-	validate func(context.Context, *registry.Attributes) error
+	name  string
+	kinds []*api.Facts
+	// optional: off unless switched on. internal: the server's own, cannot be switched off.
+	optional, internal bool
+	admit              func(context.Context, *registry.Attributes) error
+	validate           func(context.Context, *registry.Attributes) error
 	// defined marks steps that do what users define: not for the server's own writes.
 	defined bool
 	// users marks the last step that does to objects what users define: behind it the
@@ -95,7 +100,11 @@ func New(cfg Config) (*List, error) {
 		policies: policy.New(policy.Config{Cache: cfg.Cache, Registry: cfg.Registry, Authorizer: rights{cfg.Access}}),
 		byKind:   map[*api.Facts][]step{},
 	}
-	for _, s := range l.steps() {
+	steps, err := chosen(l.steps(), cfg.Enable, cfg.Disable)
+	if err != nil {
+		return nil, fmt.Errorf("setting up admission: %w", err)
+	}
+	for _, s := range steps {
 		s.times = newTimes()
 		l.timed = append(l.timed, timed{s.name, s.times})
 		if s.kinds == nil {
@@ -137,8 +146,9 @@ func (l *List) steps() []step {
 	)
 	return []step{
 		{name: "NamespaceLifecycle", admit: l.namespaceLifecycle},
-		{name: "RBACEscalation", kinds: rbac, validate: l.rbacEscalation},
+		{name: "RBACEscalation", internal: true, kinds: rbac, validate: l.rbacEscalation},
 		{name: "LimitRanger", kinds: []*api.Facts{api.Pods.Facts, api.PersistentVolumeClaims.Facts}, admit: l.limitDefaults, validate: l.limitCheck},
+		{name: "AlwaysPullImages", optional: true, kinds: pods, admit: l.alwaysPull, validate: l.alwaysPullCheck},
 		{name: "ServiceAccount", kinds: pods, admit: l.serviceAccount, validate: l.serviceAccountCheck},
 		{name: "NodeRestriction", kinds: byNodes, validate: l.nodeRestriction},
 		{name: "TaintNodesByCondition", kinds: nodes, admit: l.taintNewNode},
@@ -147,23 +157,26 @@ func (l *List) steps() []step {
 		{name: "Priority", kinds: []*api.Facts{api.Pods.Facts, api.PriorityClasses.Facts}, admit: l.priority, validate: l.priorityClass},
 		{name: "DefaultTolerationSeconds", kinds: pods, admit: l.defaultTolerations},
 		{name: "StorageObjectInUseProtection", kinds: volumes, admit: l.inUseProtection},
+		{name: "ExtendedResourceToleration", optional: true, kinds: pods, admit: l.tolerateExtended},
+		{name: "OwnerReferencesPermissionEnforcement", optional: true, validate: l.ownerPermission},
 		{name: "DefaultStorageClass", kinds: claims, admit: l.defaultStorageClass},
 		{name: "PersistentVolumeClaimResize", kinds: claims, validate: l.claimResize},
 		{name: "RuntimeClass", kinds: pods, admit: l.runtimeClass, validate: l.runtimeClassCheck},
-		{name: "CertificateRequester", kinds: requests, admit: l.certificateRequester},
+		{name: "CertificateRequester", internal: true, kinds: requests, admit: l.certificateRequester},
 		{name: "CertificateApproval", kinds: requests, validate: l.certificateApproval},
 		{name: "CertificateSigning", kinds: requests, validate: l.certificateSigning},
 		{name: "CertificateSubjectRestriction", kinds: requests, validate: l.certificateSubject},
 		{name: "ClusterTrustBundleAttest", kinds: []*api.Facts{api.ClusterTrustBundles.Facts}, validate: l.attest},
-		{name: "DeviceAdminAccess", kinds: devices, admit: l.deviceTaints, validate: l.deviceAccess},
+		{name: "DeviceAdminAccess", internal: true, kinds: devices, admit: l.deviceTaints, validate: l.deviceAccess},
 		{name: "DefaultIngressClass", kinds: []*api.Facts{api.Ingresses.Facts}, admit: l.defaultIngressClass},
+		{name: "DenyServiceExternalIPs", optional: true, kinds: services, validate: l.denyExternalIPs},
 		// What users define comes here, after everything of ours that completes an
 		// object; validating ones before the two that take something.
 		{name: policy.MutatingStep, admit: l.policies.Admit, defined: true},
 		{name: webhooks.Step, admit: l.webhooks.Admit, defined: true, users: true},
 		{name: policy.Step, validate: l.policies.Validate, defined: true},
 		{name: "ValidatingAdmissionWebhook", validate: l.webhooks.Validate, defined: true},
-		{name: "ServiceAllocation", kinds: services, admit: l.serviceAllocation},
+		{name: "ServiceAllocation", internal: true, kinds: services, admit: l.serviceAllocation},
 		{name: "ResourceQuota", validate: l.resourceQuota},
 	}
 }

@@ -73,13 +73,14 @@ type Set struct {
 	variables map[string]*Expression
 	names     []string
 
-	mu   sync.Mutex
-	envs map[Scope]*environment.EnvSet
+	mu sync.Mutex
+	// envs are the set's own: with variables; bases those of typed, without.
+	envs, bases map[Scope]*environment.EnvSet
 }
 
 // NewSet begins with no variables.
 func NewSet(mode Mode) *Set {
-	return &Set{mode: mode, declared: variablesType(), variables: map[string]*Expression{}, envs: map[Scope]*environment.EnvSet{}}
+	return &Set{mode: mode, declared: variablesType(), variables: map[string]*Expression{}, envs: map[Scope]*environment.EnvSet{}, bases: map[Scope]*environment.EnvSet{}}
 }
 
 // NewTypedSet compiles against environments in which the request's objects have the
@@ -158,7 +159,13 @@ func (s *Set) env(mode Mode, sc Scope) (*cel.Env, error) {
 	if own {
 		base.Variables = false
 	}
-	e, err := of(base)
+	e, err := s.bases[base], error(nil)
+	if e == nil {
+		e, err = of(base)
+	}
+	if err == nil && s.typed != nil {
+		s.bases[base] = e
+	}
 	if err == nil && own {
 		if e, err = e.Extend(variablesOption(s.declared)); err == nil {
 			s.envs[sc] = e

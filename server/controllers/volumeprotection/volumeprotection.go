@@ -28,16 +28,16 @@ func Specs(c *client.Client) []reconcile.Spec {
 			if o == nil {
 				return reconcile.Result{}, nil
 			}
-			return keep(ctx, c, api.PersistentVolumeClaims, o, api.ClaimProtection, func() bool {
+			return keep(ctx, c, api.PersistentVolumeClaims, o, guard{api.ClaimProtection, func() bool {
 				return slices.ContainsFunc(client.CachedList(c, api.Pods, k.Namespace, nil), func(p *core.Pod) bool { return usesClaim(p, o) })
-			})
+			}})
 		}},
 		{Name: "pv-protection", Watches: []reconcile.Watch{reconcile.For(api.PersistentVolumes)}, Do: func(ctx context.Context, k reconcile.Key) (reconcile.Result, error) {
 			o := client.Cached(c, api.PersistentVolumes, "", k.Name)
 			if o == nil {
 				return reconcile.Result{}, nil
 			}
-			return keep(ctx, c, api.PersistentVolumes, o, api.VolumeProtection, func() bool { return o.Status.Phase == core.VolumeBound })
+			return keep(ctx, c, api.PersistentVolumes, o, guard{api.VolumeProtection, func() bool { return o.Status.Phase == core.VolumeBound }})
 		}},
 		{Name: "vac-protection", Watches: []reconcile.Watch{
 			reconcile.For(api.VolumeAttributesClasses),
@@ -48,7 +48,7 @@ func Specs(c *client.Client) []reconcile.Spec {
 			if o == nil {
 				return reconcile.Result{}, nil
 			}
-			return keep(ctx, c, api.VolumeAttributesClasses, o, api.AttributesProtection, func() bool { return classUsed(c, o) })
+			return keep(ctx, c, api.VolumeAttributesClasses, o, guard{api.AttributesProtection, func() bool { return classUsed(c, o) }})
 		}},
 	}
 }
@@ -58,15 +58,21 @@ func classUsed(c client.Cache, o *storage.VolumeAttributesClass) bool {
 		slices.ContainsFunc(client.CachedList(c, api.PersistentVolumeClaims, "", nil), func(v *core.PersistentVolumeClaim) bool { return slices.Contains(classesOfClaim(v), o.Name) })
 }
 
+// guard is a finalizer and what it stands for.
+type guard struct {
+	finalizer string
+	used      func() bool
+}
+
 // keep brings the finalizer of one object in line with its use.
-func keep[T any, P client.PtrTo[T]](ctx context.Context, c *client.Client, kind api.Kind[T], o P, finalizer string, used func() bool) (reconcile.Result, error) {
-	has := slices.Contains(o.GetFinalizers(), finalizer)
+func keep[T any, P client.PtrTo[T]](ctx context.Context, c *client.Client, kind api.Kind[T], o P, g guard) (reconcile.Result, error) {
+	has := slices.Contains(o.GetFinalizers(), g.finalizer)
 	n := o.DeepCopyObject().(P)
 	switch {
 	case o.GetDeletionTimestamp() == nil && !has:
-		n.SetFinalizers(append(n.GetFinalizers(), finalizer))
-	case o.GetDeletionTimestamp() != nil && has && !used():
-		n.SetFinalizers(slices.DeleteFunc(n.GetFinalizers(), func(s string) bool { return s == finalizer }))
+		n.SetFinalizers(append(n.GetFinalizers(), g.finalizer))
+	case o.GetDeletionTimestamp() != nil && has && !g.used():
+		n.SetFinalizers(slices.DeleteFunc(n.GetFinalizers(), func(s string) bool { return s == g.finalizer }))
 	default:
 		return reconcile.Result{}, nil
 	}
