@@ -269,6 +269,7 @@ func TestReviews(t *testing.T) {
 		{"no token", "POST /apis/authentication.k8s.io/v1/tokenreviews", `{"spec":{"token":"x"}}`, admin, 201, `"error":"invalid bearer token"`},
 		{"keys for others", "GET /openid/v1/jwks", "", robot, 200, `"alg":"ES256"`},
 		{"issuer for others", "GET /.well-known/openid-configuration", "", robot, 200, `"issuer":"https://kubernetes.default.svc.cluster.local"`},
+		{"keys where others reach them", "GET /.well-known/openid-configuration", "", robot, 200, `"jwks_uri":"https://192.0.2.1:`},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			verb, path, _ := strings.Cut(tc.path, " ")

@@ -132,7 +132,7 @@ func (s *Server) assemble(store datastore.Store) (err error) {
 	if s.audit, err = audit.New(s.cfg.Audit, s.log); err != nil {
 		return err
 	}
-	s.access, err = access.New(access.Config{Keys: s.pki, Cache: self, ClusterDomain: s.cfg.ClusterDomain, URL: s.url(), Audited: s.audit != nil, Options: s.cfg.Access, Log: s.log})
+	s.access, err = access.New(access.Config{Keys: s.pki, Cache: self, ClusterDomain: s.cfg.ClusterDomain, URL: s.advertised(), Audited: s.audit != nil, Options: s.cfg.Access, Log: s.log})
 	if err != nil {
 		return err
 	}
@@ -363,6 +363,11 @@ func (s *Server) url() string {
 		host = "127.0.0.1"
 	}
 	return "https://" + net.JoinHostPort(host, strconv.Itoa(s.Port()))
+}
+
+// advertised is the address of the API as pods and other hosts see it.
+func (s *Server) advertised() string {
+	return "https://" + net.JoinHostPort(s.cfg.advertise.String(), strconv.Itoa(s.Port()))
 }
 
 // KubeconfigPath is where Run writes the administrator's kubeconfig; empty if nowhere.

@@ -257,13 +257,13 @@ func (f *follower) renewDue(ctx context.Context) {
 	for uid, p := range f.pods {
 		if f.dirty[uid] || (!p.refresh.IsZero() && !p.refresh.After(now)) {
 			due = append(due, uid)
+			delete(f.dirty, uid) // before it is renewed: what changes meanwhile counts again
 		}
 	}
 	f.mu.Unlock()
 	for _, uid := range due {
 		err := f.volumes.renew(ctx, uid)
 		f.mu.Lock()
-		delete(f.dirty, uid)
 		if p := f.pods[uid]; err != nil && p != nil {
 			p.refresh = now.Add(longPause) // try again then
 		}

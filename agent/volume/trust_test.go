@@ -174,3 +174,45 @@ func TestRefusedPodCertificateSaysWhy(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 }
+
+// hookedFields calls hook whenever a volume shows a field of its pod.
+type hookedFields struct {
+	podFields
+	hook func()
+}
+
+func (h hookedFields) Field(p *core.Pod, path string) (string, error) {
+	h.hook()
+	return h.podFields.Field(p, path)
+}
+
+// TestChangeDuringRenewalIsNotLost: several objects of a pod change at once, one of them after
+// its volume was read.
+func TestChangeDuringRenewalIsNotLost(t *testing.T) {
+	f := newFixture(t)
+	p := pod("p", core.Volume{Name: "v", VolumeSource: core.VolumeSource{DownwardAPI: &core.DownwardAPIVolumeSource{
+		Items: []core.DownwardAPIVolumeFile{{Path: "name", FieldRef: &core.ObjectFieldSelector{FieldPath: "metadata.name"}}}}}})
+	f.mustMount(p)
+	mark := func() {
+		f.follower.mu.Lock()
+		f.follower.dirty[p.UID] = true
+		f.follower.ring()
+		f.follower.mu.Unlock()
+	}
+	looks := make(chan int, 100)
+	n := 0
+	f.fields = hookedFields{hook: func() {
+		if n++; n == 1 {
+			mark()
+		}
+		looks <- n
+	}}
+	mark()
+	for want := 1; want <= 2; want++ {
+		select {
+		case <-looks:
+		case <-time.After(5 * time.Second):
+			t.Fatalf("the volume was made %d times, want 2", want-1)
+		}
+	}
+}

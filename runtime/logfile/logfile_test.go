@@ -101,7 +101,7 @@ func TestWriterStreamsDoNotMix(t *testing.T) {
 	if err := Read(t.Context(), w.cfg.Path, Options{}, &o, &e); err != nil {
 		t.Fatal(err)
 	}
-	if o.String() != "output\ntail without end\n" || e.String() != "err\n" {
+	if o.String() != "output\ntail without end" || e.String() != "err\n" {
 		t.Errorf("stdout %q stderr %q", o.String(), e.String())
 	}
 }
@@ -229,7 +229,7 @@ func TestFollowOverRotation(t *testing.T) {
 	if err := <-finished; err != nil {
 		t.Fatal(err)
 	}
-	sink.await(t, want.String()+"last\n")
+	sink.await(t, want.String()+"last")
 }
 
 func TestFollowWaitsForLogAndEndsWithContext(t *testing.T) {

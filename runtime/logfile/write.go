@@ -142,7 +142,8 @@ func (w *Writer) writeLocked(b []byte) error {
 	return w.rotateLocked(time.Now())
 }
 
-// EndStream writes what waits for its end. Called when the stream is closed.
+// EndStream writes what waits for its end, as a part of a line: the program wrote no line end, so
+// readers add none. Called when the stream is closed.
 func (w *Writer) EndStream(stream string) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -155,7 +156,7 @@ func (w *Writer) endStreamLocked(stream string) error {
 	if len(rest) == 0 || w.file == nil {
 		return nil
 	}
-	return w.writeLocked(appendRecord(nil, time.Now(), stream, false, rest))
+	return w.writeLocked(appendRecord(nil, time.Now(), stream, true, rest))
 }
 
 // Reopen opens the path anew, after somebody else has moved the file away.
