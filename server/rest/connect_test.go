@@ -3,6 +3,7 @@ package rest
 import (
 	"bufio"
 	"context"
+	"encoding/base64"
 	"fmt"
 	"io"
 	"net"
@@ -135,6 +136,50 @@ func TestLogs(t *testing.T) {
 			t.Errorf("%q %v", line, err)
 		}
 	})
+}
+
+// TestLogsOverWebSocket: upstream's conformance suite reads logs so.
+func TestLogsOverWebSocket(t *testing.T) {
+	n := newNode(t)
+	w := newWorld(t, func(c *Config) { c.Nodes = n })
+	w.pods(t)
+	at := "ws" + strings.TrimPrefix(w.http.URL, "http") + "/api/v1/namespaces/default/pods/"
+	for protocol, want := range map[string]string{"": "/containerLogs/default/one/a?", "binary.k8s.io": "/containerLogs/default/one/a?",
+		"base64.binary.k8s.io": base64.StdEncoding.EncodeToString([]byte("/containerLogs/default/one/a?"))} {
+		d := websocket.Dialer{}
+		if protocol != "" {
+			d.Subprotocols = []string{protocol}
+		}
+		c, resp, err := d.Dial(at+"one/log", nil)
+		if err != nil {
+			t.Fatalf("%q: %v %v", protocol, err, resp)
+		}
+		var got string
+		for messages := 0; ; messages++ {
+			_, b, err := c.ReadMessage()
+			if messages == 0 && len(b) != 0 {
+				t.Errorf("%q: greeted with %q", protocol, b)
+			}
+			if err != nil {
+				if !websocket.IsCloseError(err, websocket.CloseNormalClosure) {
+					t.Errorf("%q: %v", protocol, err)
+				}
+				break
+			}
+			got += string(b)
+		}
+		if !strings.Contains(got, want[:len(want)-4]) {
+			t.Errorf("%q: %q, want %q", protocol, got, want)
+		}
+		c.Close()
+	}
+	if _, resp, err := websocket.DefaultDialer.Dial(at+"none/log", nil); err == nil || resp.StatusCode != 404 {
+		t.Errorf("no pod: %v", err)
+	}
+	d := websocket.Dialer{Subprotocols: []string{"other"}}
+	if _, resp, err := d.Dial(at+"one/log", nil); err == nil || resp.StatusCode != 400 {
+		t.Errorf("other protocol: %v", err)
+	}
 }
 
 func TestStreamsGoThrough(t *testing.T) {

@@ -102,7 +102,9 @@ func (c *Connector) Logs(w http.ResponseWriter, r *http.Request, call registry.R
 		return nil
 	}
 	to := target{host: pod.Spec.NodeName, path: nodePath("containerLogs", pod, container), query: logQuery(o), name: call.Name}
-	return c.forward(w, r, c.nodes, to, func(resp *http.Response) { resp.Header = http.Header{"Content-Type": {"text/plain"}} })
+	return readable(w, r, func(w http.ResponseWriter, r *http.Request) error {
+		return c.forward(w, r, c.nodes, to, func(resp *http.Response) { resp.Header = http.Header{"Content-Type": {"text/plain"}} })
+	})
 }
 
 // Stream opens exec, attach or port-forward.
