@@ -267,3 +267,33 @@ func TestWrittenEndpointsAreMirrored(t *testing.T) {
 	}
 	c.await(func() string { return strings.Join(names(mirrored()), " ") })
 }
+
+// TestPodsGoBeforeTheRestOfTheirNamespace: what a pod was started with stays until it has ended.
+func TestPodsGoBeforeTheRestOfTheirNamespace(t *testing.T) {
+	c := start(t)
+	make_(c, api.Namespaces, &core.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "team"}})
+	make_(c, api.ConfigMaps, &core.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: "team", Name: "settings"}})
+	make_(c, api.Pods, &core.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "team", Name: "p", Finalizers: []string{"example.com/hold"}},
+		Spec: core.PodSpec{Containers: []core.Container{{Name: "c", Image: "image:1"}}}})
+	if err := client.Delete(c.ctx, c, api.Namespaces, "", "team", metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	c.await(func() string {
+		p := client.Cached(c, api.Pods, "team", "p")
+		ns := client.Cached(c, api.Namespaces, "", "team")
+		if p.DeletionTimestamp == nil || len(ns.Status.Conditions) == 0 {
+			return "the pod is not on its way out"
+		}
+		return ""
+	})
+	if client.Cached(c, api.ConfigMaps, "team", "settings") == nil {
+		t.Fatal("the config map went before the pod")
+	}
+	edit(c, api.Pods, "team", "p", func(p *core.Pod) { p.Finalizers = nil })
+	c.await(func() string {
+		if client.Cached(c, api.Namespaces, "", "team") != nil {
+			return "the namespace is still there"
+		}
+		return ""
+	})
+}

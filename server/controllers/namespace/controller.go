@@ -83,12 +83,20 @@ func (c *controller) do(ctx context.Context, key reconcile.Key) (reconcile.Resul
 	return reconcile.Result{After: lookAgain(ns.DeletionTimestamp.Time, now)}, err
 }
 
-// empty deletes the content and counts what stays for now.
+// empty deletes the content and counts what stays for now. Pods go first and alone: while one
+// runs, it has the policies, secrets and services that it was started with.
 func (c *controller) empty(ctx context.Context, namespace string) (left, error) {
 	l := left{objects: map[string]int{}, finalizers: map[string]int{}}
+	if err := c.emptyKind(ctx, client.Target{Kind: api.Pods.Facts, Namespace: namespace}, &l); err != nil {
+		l.failures = append(l.failures, err.Error())
+		return l, err
+	}
+	if len(l.objects) > 0 {
+		return l, nil
+	}
 	var errs []error
 	for _, f := range c.Kinds() {
-		if f.Cluster || f.Computed || f.SameAs != nil {
+		if f.Cluster || f.Computed || f.SameAs != nil || f == api.Pods.Facts {
 			continue
 		}
 		if err := c.emptyKind(ctx, client.Target{Kind: f, Namespace: namespace}, &l); err != nil {
