@@ -41,6 +41,10 @@ type Deps struct {
 	Network    host.PodNetwork
 	Namespaces host.Namespaces
 	Volumes    host.Volumes
+	// Devices gives pods what they ask for as extended resources, Extra is what that
+	// says of the node; nil where there is nothing.
+	Devices host.Devices
+	Extra   node.Extra
 	// Parts run beside the pods for as long as the agent does: the volumes'
 	// updates, proxy, DNS, the node API.
 	Parts []host.Part
@@ -111,7 +115,8 @@ func (a *Agent) newNode(ips []string) (*node.Node, error) {
 		Annotations: c.Annotations, ControlPlane: c.ControlPlane, MaxPods: c.MaxPods, Reserved: reserved,
 		Version: Version, Runtime: a.deps.Engine.Version(), Port: c.Port, Dir: c.RootDir,
 	}, node.Deps{
-		Client: a.deps.Client, Images: a.deps.Engine.Images(), NetworkReady: a.deps.Network.Ready, Changed: a.deps.Network.Changed, Log: a.deps.Log,
+		Client: a.deps.Client, Images: a.deps.Engine.Images(), NetworkReady: a.deps.Network.Ready, Changed: a.deps.Network.Changed,
+		Extra: a.deps.Extra, Log: a.deps.Log,
 	})
 }
 
@@ -132,7 +137,7 @@ func (a *Agent) newPods(ips []string) (*pods.Pods, error) {
 		PauseDir:     filepath.Join(c.DataDir, "agent", "pause"),
 		PodPidsLimit: c.PodPidsLimit, LogMaxBytes: size.Value(), LogMaxFiles: c.LogMaxFiles, OOMFloor: oomFloor(),
 	}, pods.Deps{
-		Client: d.Client, Engine: d.Engine, Network: d.Network, Namespaces: d.Namespaces, Volumes: d.Volumes, Cgroups: a.cgroups,
+		Client: d.Client, Engine: d.Engine, Network: d.Network, Namespaces: d.Namespaces, Volumes: d.Volumes, Devices: d.Devices, Cgroups: a.cgroups,
 		Puller: image.NewPuller(d.Engine.Images(), int64(c.ParallelPulls), a.node.Poke), Events: a.recorder,
 		Admit: func(pod *core.Pod, running []*core.Pod) *status.Verdict {
 			return admit.Check(pod, client.Cached(d.Client, api.Nodes, "", c.NodeName), running)

@@ -30,6 +30,8 @@ const (
 	statusEvery   = 5 * time.Minute
 	firstRetry    = 100 * time.Millisecond
 	maxRetry      = 5 * time.Second
+	// conflicts is how often in a row others may be faster with a change of the node.
+	conflicts = 5
 )
 
 // Config is read-only after New.
@@ -61,7 +63,9 @@ type Deps struct {
 	NetworkReady func() error
 	// Changed fires when NetworkReady may answer anew.
 	Changed func() <-chan struct{}
-	Log     *slog.Logger
+	// Extra is what devices say of the node; nil: there are none.
+	Extra Extra
+	Log   *slog.Logger
 }
 
 // Node is the machine as the cluster sees it.
@@ -88,6 +92,9 @@ type Node struct {
 func New(c Config, d Deps) (*Node, error) {
 	if c.Name == "" || len(c.IPs) == 0 || d.Client == nil || d.NetworkReady == nil || d.Changed == nil || d.Log == nil {
 		return nil, errors.New("making the node: its name, an address or a dependency is missing")
+	}
+	if d.Extra == nil {
+		d.Extra = none{}
 	}
 	m, err := Inspect(c.Dir)
 	if err != nil {
@@ -127,14 +134,15 @@ func (n *Node) Run(ctx context.Context) error {
 	look := time.NewTicker(leaseEvery)
 	defer look.Stop()
 	for {
-		changed := n.deps.Changed()
-		if !n.insist(ctx, "writing the node's status", n.report) {
+		changed, extra := n.deps.Changed(), n.deps.Extra.Changed()
+		if !n.insist(ctx, "writing the node's status", n.report) || !n.insist(ctx, "labelling the node", n.label) {
 			return nil
 		}
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-changed:
+		case <-extra:
 		case <-n.poke:
 			n.stale = true
 		case <-look.C:
@@ -184,7 +192,7 @@ func (n *Node) register(ctx context.Context) error {
 		node := &core.Node{ObjectMeta: metav1.ObjectMeta{Name: n.config.Name, Labels: n.labels(), Annotations: n.config.Annotations}}
 		node.Spec.Taints = n.config.Taints
 		n.check()
-		node.Status = Merge(core.NodeStatus{}, n.status(ctx), time.Now())
+		node.Status = Merge(core.NodeStatus{}, n.status(ctx), n.deps.Extra.OwnsResource, time.Now())
 		have, err = client.Create(ctx, n.deps.Client, api.Nodes, node)
 	}
 	if err != nil {
@@ -239,6 +247,7 @@ func (n *Node) status(ctx context.Context) core.NodeStatus {
 	}
 	s.Addresses = append(s.Addresses, core.NodeAddress{Type: core.NodeHostName, Address: n.labels()[core.LabelHostname]})
 	s.Images = n.listImages(ctx)
+	extend(&s, n.deps.Extra)
 	return s
 }
 
@@ -268,9 +277,9 @@ func (n *Node) report(ctx context.Context) error {
 	if cached := client.Cached(n.deps.Client, api.Nodes, "", n.config.Name); cached != nil && newer(cached, base) {
 		base = cached
 	}
-	for range 5 {
+	for range conflicts {
 		now := time.Now()
-		merged := Merge(base.Status, own, now)
+		merged := Merge(base.Status, own, n.deps.Extra.OwnsResource, now)
 		same := Same(merged, base.Status, equality.Semantic.DeepEqual)
 		if same && !wrote.IsZero() && now.Sub(wrote) < statusEvery {
 			n.reached()

@@ -43,15 +43,15 @@ func pressure(t core.NodeConditionType, is bool, words [4]string) core.NodeCondi
 }
 
 // Merge puts the agent's part of a node's status into the server's. Conditions of
-// others stay; a condition keeps its transition time while its status stays.
-func Merge(server, own core.NodeStatus, now time.Time) core.NodeStatus {
+// others stay, and resources that are not owned; a condition keeps its transition time while its status stays.
+func Merge(server, own core.NodeStatus, owned func(core.ResourceName) bool, now time.Time) core.NodeStatus {
 	s := *server.DeepCopy()
 	s.Capacity, s.Allocatable = own.Capacity, own.Allocatable
 	s.Addresses, s.DaemonEndpoints, s.NodeInfo, s.Images = own.Addresses, own.DaemonEndpoints, own.NodeInfo, own.Images
 	s.RuntimeHandlers, s.Features = own.RuntimeHandlers, own.Features
-	// Extended resources are set by others (device plugins).
+	// Extended resources may be set by others; those of our devices that are gone go.
 	for name, q := range server.Capacity {
-		if _, ok := s.Capacity[name]; !ok {
+		if _, ok := s.Capacity[name]; !ok && !owned(name) {
 			s.Capacity[name], s.Allocatable[name] = q, server.Allocatable[name]
 		}
 	}

@@ -188,6 +188,11 @@ func (p *Pods) keep(ctx context.Context, live map[types.UID]bool) {
 	if err := p.Network.Keep(ctx, live); err != nil && ctx.Err() == nil {
 		p.Log.Warn("releasing network resources of pods that are gone failed", "err", err)
 	}
+	if p.Devices != nil {
+		if err := p.Devices.Keep(live); err != nil {
+			p.Log.Warn("releasing devices of pods that are gone failed", "err", err)
+		}
+	}
 	if ctx.Err() == nil {
 		close(p.kept)
 	}

@@ -67,10 +67,12 @@ type Deps struct {
 	Network    host.PodNetwork
 	Namespaces host.Namespaces
 	Volumes    host.Volumes
-	Cgroups    *cgroup.Tree
-	Puller     *image.Puller
-	Events     Recorder
-	Admit      Admit
+	// Devices gives pods what they ask for as extended resources; nil where there is nothing.
+	Devices host.Devices
+	Cgroups *cgroup.Tree
+	Puller  *image.Puller
+	Events  Recorder
+	Admit   Admit
 	// Allocatable is what the node has for pods, MemoryCapacity all its memory.
 	Allocatable    func() core.ResourceList
 	MemoryCapacity int64
@@ -249,6 +251,11 @@ func (p *Pods) admit(pod *core.Pod) *status.Verdict {
 	if p.Admit != nil {
 		if v := p.Admit(pod, slices.Collect(maps.Values(p.admitted))); v != nil {
 			return v
+		}
+	}
+	if p.Devices != nil {
+		if err := p.Devices.Admit(pod); err != nil {
+			return &status.Verdict{Reason: "UnexpectedAdmissionError", Message: "Pod was rejected: " + err.Error()}
 		}
 	}
 	p.admitted[pod.UID] = pod

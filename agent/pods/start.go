@@ -360,6 +360,11 @@ func (s *starting) build(ctx context.Context, id string, img engine.Image) (engi
 	if err := s.subPaths(ctx, &in); err != nil {
 		return engine.Spec{}, err
 	}
+	if p.Devices != nil {
+		if in.Devices, err = p.Devices.Edits(ctx, host.DeviceHolder{Pod: s.pod, Container: s.named.Container, Image: img}); err != nil {
+			return engine.Spec{}, err
+		}
+	}
 	if err := os.MkdirAll(filepath.Dir(in.LogPath), 0o755); err != nil {
 		return engine.Spec{}, fmt.Errorf("making the log directory: %w", err)
 	}

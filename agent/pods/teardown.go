@@ -148,6 +148,11 @@ func (t *takedown) run(ctx context.Context) error {
 	if err := errors.Join(errs...); err != nil {
 		return err
 	}
+	if t.p.Devices != nil {
+		if err := t.p.Devices.Release(t.uid); err != nil {
+			return fmt.Errorf("releasing devices: %w", err)
+		}
+	}
 	// Processes may linger for a moment; what stays busy is left to the next start.
 	if err := t.p.Cgroups.RemovePod(t.uid); err != nil {
 		t.p.Log.Warn("removing a pod's control group failed", "pod", t.uid, "err", err)

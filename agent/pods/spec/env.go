@@ -52,6 +52,9 @@ func (v *Vars) List() []string {
 // the message of CreateContainerConfigError.
 func Env(in Input) (*Vars, error) {
 	vars := &Vars{}
+	for _, e := range in.Devices.Env { // first: what the pod says itself wins
+		vars.set(e.Name, e.Value)
+	}
 	services := serviceVars(in)
 	if err := envFrom(vars, in); err != nil {
 		return nil, err

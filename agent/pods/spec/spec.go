@@ -5,8 +5,10 @@
 package spec
 
 import (
+	"encoding/json"
 	"fmt"
 	"path"
+	"slices"
 	"strings"
 
 	core "k8s.io/api/core/v1"
@@ -27,6 +29,8 @@ const (
 	LabelGrace        = "io.kubernetes.pod.terminationGracePeriod"
 	LabelMessagePath  = "io.kubernetes.container.terminationMessagePath"
 	LabelKind         = "io.cri-containerd.kind"
+	// LabelDevices has the ids of the container's devices by resource, as JSON.
+	LabelDevices = "orch.io/devices"
 )
 
 // Input is all that a container's Spec depends on.
@@ -53,6 +57,8 @@ type Input struct {
 	// Files are mounts that the agent makes itself (hosts, resolv.conf, shm, ...).
 	// A mount of the user at the same place wins.
 	Files []engine.Mount
+	// Devices are what the container was given beside its own wishes.
+	Devices host.DeviceEdits
 	// CgroupPath is the pod's.
 	CgroupPath string
 	CgroupV2   bool
@@ -99,6 +105,11 @@ func labels(in Input) map[string]string {
 		LabelPodName: in.Pod.Name, LabelPodNamespace: in.Pod.Namespace, LabelPodUID: string(in.Pod.UID),
 		LabelContainer: in.Container.Name, LabelAttempt: fmt.Sprint(in.Attempt), LabelHash: plan.Hash(in.Container),
 		LabelMessagePath: MessagePath(in.Container), LabelKind: "container",
+	}
+	if len(in.Devices.Held) > 0 {
+		if b, err := json.Marshal(in.Devices.Held); err == nil { // strings only: it does not fail
+			l[LabelDevices] = string(b)
+		}
 	}
 	if g := in.Pod.Spec.TerminationGracePeriodSeconds; g != nil {
 		l[LabelGrace] = fmt.Sprint(*g)
@@ -172,12 +183,12 @@ func mounts(in Input) ([]engine.Mount, []engine.Device, error) {
 			RecursiveReadOnly: m.RecursiveReadOnly != nil && *m.RecursiveReadOnly != core.RecursiveReadOnlyDisabled,
 		})
 	}
-	for _, f := range in.Files {
+	for _, f := range slices.Concat(in.Files, in.Devices.Mounts) {
 		if !taken[path.Clean(f.Target)] {
 			out = append(out, f)
 		}
 	}
-	var devices []engine.Device
+	devices := slices.Clone(in.Devices.Devices)
 	for _, d := range in.Container.VolumeDevices {
 		v, ok := in.Volumes[d.Name]
 		if !ok {

@@ -1,0 +1,124 @@
+package devices
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"k8s.io/apimachinery/pkg/types"
+)
+
+// ledgerVersion goes up when an older orch would misread the file.
+const ledgerVersion = 1
+
+// ledger says who holds what. It is a value: a change makes a new one, which counts
+// once it is on the disk.
+type ledger struct {
+	Version int                      `json:"version"`
+	Pods    map[types.UID]podDevices `json:"pods"`
+}
+
+type podDevices struct {
+	Namespace string `json:"namespace"`
+	Name      string `json:"name"`
+	// Containers have ids by resource.
+	Containers map[string]map[string][]string `json:"containers"`
+}
+
+func readLedger(path string) (ledger, error) {
+	empty := ledger{Version: ledgerVersion, Pods: map[types.UID]podDevices{}}
+	b, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return empty, nil
+	}
+	if err != nil {
+		return empty, fmt.Errorf("reading the device ledger: %w", err)
+	}
+	l := empty
+	if err := json.Unmarshal(b, &l); err != nil {
+		return empty, fmt.Errorf("reading the device ledger %s: %w; drain the node and delete the file", path, err)
+	}
+	if l.Version != ledgerVersion {
+		return empty, fmt.Errorf("reading the device ledger %s: it has version %d, this orch knows %d; use the newer orch, or drain the node and delete the file", path, l.Version, ledgerVersion)
+	}
+	if l.Pods == nil {
+		l.Pods = empty.Pods
+	}
+	return l, nil
+}
+
+// write puts the ledger on the disk: the file is whole and new, or whole and old.
+func (l ledger) write(path string) (err error) {
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("writing the device ledger: %w", err)
+		}
+	}()
+	b, err := json.Marshal(l)
+	if err != nil {
+		return err
+	}
+	dir := filepath.Dir(path)
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	f, err := os.OpenFile(path+".tmp", os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(b)
+	if err == nil {
+		err = f.Sync()
+	}
+	if err = errors.Join(err, f.Close()); err != nil {
+		return err
+	}
+	if err := os.Rename(path+".tmp", path); err != nil {
+		return err
+	}
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}
+
+func (l ledger) without(gone func(types.UID) bool) ledger {
+	out := ledger{Version: l.Version, Pods: make(map[types.UID]podDevices, len(l.Pods))}
+	for uid, p := range l.Pods {
+		if !gone(uid) {
+			out.Pods[uid] = p
+		}
+	}
+	return out
+}
+
+func (l ledger) with(uid types.UID, p podDevices) ledger {
+	out := l.without(func(u types.UID) bool { return u == uid })
+	out.Pods[uid] = p
+	return out
+}
+
+func (l ledger) holdings() []Holding {
+	var out []Holding
+	for uid, p := range l.Pods {
+		for container, held := range p.Containers {
+			for name, ids := range held {
+				out = append(out, Holding{UID: uid, Namespace: p.Namespace, Pod: p.Name, Container: container, Name: name, IDs: slices.Clone(ids)})
+			}
+		}
+	}
+	slices.SortFunc(out, func(a, b Holding) int {
+		return strings.Compare(a.key(), b.key())
+	})
+	return out
+}
+
+func (h Holding) key() string {
+	return strings.Join([]string{h.Namespace, h.Pod, string(h.UID), h.Container, h.Name}, "/")
+}
