@@ -238,6 +238,8 @@ type Image struct {
 	UID      *int64
 	Username string
 	LastUsed time.Time
+	// Env is that of the image's configuration, KEY=value.
+	Env []string
 }
 
 // Auth is what a registry wants to see; all empty is anonymous.

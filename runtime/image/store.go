@@ -206,7 +206,7 @@ func (s *Store) List(ctx context.Context) ([]engine.Image, error) {
 }
 
 func (s *Store) describe(c Contents) *engine.Image {
-	img := &engine.Image{ID: string(c.ID), Bytes: c.Bytes}
+	img := &engine.Image{ID: string(c.ID), Bytes: c.Bytes, Env: c.Config.Env}
 	user, _, _ := strings.Cut(c.Config.User, ":")
 	if n, err := strconv.ParseInt(user, 10, 64); err == nil {
 		img.UID = &n

@@ -1,0 +1,180 @@
+// Package gpus makes the GPUs of this node usable by pods: it offers them to the device
+// ledger (agent/devices), says what a container gets that holds some, and what they mean
+// for the node's labels and conditions. What GPUs there are comes in as a View; this
+// package owns only the files it makes for containers (loader caches), below Config.Dir.
+// It refuses to give a card on while a process still holds memory of it.
+//
+// Start reading at View, then GPUs; edits.go is what a container gets.
+package gpus
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"os"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	core "k8s.io/api/core/v1"
+
+	"orch/agent/devices"
+	"orch/agent/node"
+	"orch/gpu/alloc"
+	"orch/gpu/cdi"
+	"orch/gpu/device"
+	"orch/gpu/labels"
+	"orch/gpu/share"
+	"orch/runtime/engine"
+)
+
+// View is what is known of the node's GPUs at one moment.
+type View struct {
+	Machine device.Machine
+	// Allocatable tells whether a card or MIG device, by UUID, may be given out.
+	Allocatable func(uuid string) bool
+	Conditions  []core.NodeCondition
+}
+
+// Config of GPUs.
+type Config struct {
+	// Look is what is known now, Changes has something in it when that may be other.
+	Look    func() View
+	Changes func(ctx context.Context) <-chan struct{}
+	Share   share.Config
+	// Files finds the driver's files for containers.
+	Files func(m device.Machine) (cdi.Files, error)
+	// Processes lists who holds memory of a card; nil where nobody can tell.
+	Processes func(ctx context.Context, card string) ([]device.Process, error)
+	// ImageCache reads the loader's cache of an image; engine.ErrNotFound if it has none.
+	ImageCache func(ctx context.Context, i engine.Image) ([]byte, error)
+	// Dir gets the loader caches of containers. It need not outlive a reboot.
+	Dir string
+	Log *slog.Logger
+}
+
+// GPUs is the built-in provider of nvidia.com resources.
+type GPUs struct {
+	config Config
+	now    func() time.Time
+
+	files atomic.Pointer[found]
+
+	mu      sync.Mutex // guards changed
+	changed chan struct{}
+}
+
+// found are the files of one driver version.
+type found struct {
+	version string
+	files   cdi.Files
+	err     error
+}
+
+var (
+	_ devices.Provider = (*GPUs)(nil)
+	_ node.Extra       = Extra{}
+)
+
+// New checks the config.
+func New(c Config) (*GPUs, error) {
+	if c.Look == nil || c.Changes == nil || c.Files == nil || c.ImageCache == nil || c.Dir == "" || c.Log == nil {
+		return nil, errors.New("making the GPU provider: a dependency is missing")
+	}
+	return &GPUs{config: c, now: time.Now, changed: make(chan struct{})}, nil
+}
+
+// Run tells followers of changes until ctx ends.
+func (g *GPUs) Run(ctx context.Context) error {
+	if err := os.MkdirAll(g.config.Dir, 0o755); err != nil {
+		return err
+	}
+	changes := g.config.Changes(ctx)
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-changes:
+			g.files.Store(nil) // libraries may have come with a driver of the same version
+			g.mu.Lock()
+			close(g.changed)
+			g.changed = make(chan struct{})
+			g.mu.Unlock()
+		}
+	}
+}
+
+// Changed is closed when what the node's GPUs are may be other.
+func (g *GPUs) Changed() <-chan struct{} {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.changed
+}
+
+// Offer lists the units by resource.
+func (g *GPUs) Offer() map[string][]devices.Device {
+	v := g.config.Look()
+	units, _ := alloc.Offer(v.Machine, g.config.Share)
+	out := map[string][]devices.Device{}
+	for _, u := range units {
+		out[u.Resource] = append(out[u.Resource], devices.Device{ID: u.ID, Part: u.Device(), Shared: u.Replica >= 0, Healthy: v.Allocatable(u.Device())})
+	}
+	return out
+}
+
+// Choose picks the best of the free units.
+func (g *GPUs) Choose(resource string, n int, free, held []string) ([]string, error) {
+	m := g.config.Look().Machine
+	units, _ := alloc.Offer(m, g.config.Share)
+	isFree := map[string]bool{}
+	for _, id := range free {
+		isFree[id] = true
+	}
+	r := alloc.Request{Resource: resource, Count: n, Held: held, OneOnly: g.config.Share.OneOnly}
+	for _, u := range units {
+		if isFree[u.ID] {
+			r.Free = append(r.Free, u)
+		}
+	}
+	picked, err := alloc.Choose(m, r)
+	if err != nil {
+		return nil, err
+	}
+	var ids []string
+	for _, u := range picked {
+		ids = append(ids, u.ID)
+	}
+	return ids, nil
+}
+
+// Labels are those of the node. The time in them is left out: it would be the only
+// thing that changes.
+func (g *GPUs) Labels() map[string]string {
+	return labels.Of(g.config.Look().Machine, labels.Options{Share: g.config.Share})
+}
+
+// Conditions of the node, with what keeps its layout from being offered.
+func (g *GPUs) Conditions() []core.NodeCondition {
+	v := g.config.Look()
+	out := v.Conditions
+	if _, why := alloc.Offer(v.Machine, g.config.Share); why != "" {
+		out = append(out, core.NodeCondition{Type: "GPULayoutValid", Status: core.ConditionFalse, Reason: "MIGLayoutInvalid", Message: why})
+	}
+	return out
+}
+
+// Extra is what the node says of its devices: how many, from the ledger's owner, and
+// what they are.
+type Extra struct {
+	*devices.Manager
+	*GPUs
+}
+
+// OwnsResource tells that NVIDIA's resources come and go with the cards.
+func (Extra) OwnsResource(name core.ResourceName) bool {
+	return strings.HasPrefix(string(name), share.Prefix)
+}
+
+// OwnsLabel tells that the labels of GPUs come and go with them.
+func (Extra) OwnsLabel(key string) bool { return labels.Owned(key) }
