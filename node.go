@@ -17,6 +17,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"orch/agent"
+	"orch/agent/gpus"
 	"orch/agent/join"
 	"orch/agent/stream"
 	"orch/agent/volume"
@@ -33,6 +34,7 @@ type nodeConfig struct {
 	agent.Config
 	Backend, Bridge, CNIConfDir, CNIBinDir string
 	Registries                             string
+	gpuConfig
 }
 
 func (c *nodeConfig) AddFlags(f *pflag.FlagSet) {
@@ -42,6 +44,7 @@ func (c *nodeConfig) AddFlags(f *pflag.FlagSet) {
 	f.StringVar(&c.CNIConfDir, "cni-conf-dir", "/etc/cni/net.d", "folder whose network configuration, if there is one, wins over orch's own")
 	f.StringVar(&c.CNIBinDir, "cni-bin-dir", "/opt/cni/bin", "folder of CNI plugins that are programs")
 	f.StringVar(&c.Registries, "private-registry", "/etc/orch/registries.yaml", "registry mirrors and their credentials")
+	c.gpuConfig.addFlags(f)
 }
 
 // complete fills in what was left open. The node's first address is the one that
@@ -73,6 +76,7 @@ type node struct {
 	agent   *agent.Agent
 	images  *image.Dir
 	streams *stream.Handler
+	gpus    *nodeGPUs
 }
 
 // newNode makes the parts, each from those before it. containerd runs afterwards;
@@ -80,7 +84,7 @@ type node struct {
 func newNode(c nodeConfig, cl cluster, log *slog.Logger) (*node, error) {
 	n := &node{nodeConfig: c, cluster: cl, log: log}
 	n.Config.ClusterDNS, n.Config.ClusterDomain = []string{cl.ClusterDNS}, cl.ClusterDomain
-	for _, step := range []func() error{n.makeNetwork, n.makeEngine, n.makeAgent} {
+	for _, step := range []func() error{n.makeGPUs, n.makeNetwork, n.makeEngine, n.makeAgent} {
 		if err := step(); err != nil {
 			if n.engine != nil {
 				err = errors.Join(err, n.engine.Close())
@@ -129,6 +133,13 @@ func (n *node) makeEngine() (err error) {
 	return err
 }
 
+func (n *node) makeGPUs() (err error) {
+	n.gpus, err = newGPUs(n.nodeConfig, func(ctx context.Context, ref, path string, max int64) ([]byte, error) {
+		return n.engine.ImageFile(ctx, ref, path, max)
+	}, n.log)
+	return err
+}
+
 func (n *node) makeAgent() (err error) {
 	if err = netns.Prepare(filepath.Join(n.RunDir, "ns")); err != nil {
 		return err
@@ -143,7 +154,7 @@ func (n *node) makeAgent() (err error) {
 		return err
 	}
 	n.agent, err = agent.New(n.Config, agent.Deps{Client: n.client, Engine: n.engine, Network: joined{n.network}, Namespaces: pinned{},
-		Volumes: n.volumes, Log: n.log})
+		Volumes: n.volumes, Devices: n.gpus.devices, Extra: gpus.Extra{Manager: n.gpus.devices, GPUs: n.gpus.provider}, Log: n.log})
 	if err != nil {
 		return err
 	}
@@ -159,6 +170,7 @@ func (n *node) Run(ctx context.Context) error {
 	parts := []func(context.Context) error{
 		n.network.Run, n.volumes.Run, n.images.Run, n.agent.Run, n.streams.Run,
 		func(ctx context.Context) error { return n.serve(ctx, n.streams) },
+		func(ctx context.Context) error { return n.gpus.run(ctx, n.client, n.NodeName) },
 	}
 	if n.run != nil {
 		parts = append(parts, n.run)

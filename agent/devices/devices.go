@@ -48,7 +48,9 @@ type Config struct {
 	// Path of the ledger, on a disk that outlives a reboot.
 	Path      string
 	Providers []Provider
-	Log       *slog.Logger
+	// Released is called after devices were taken back and must not block; nil: nobody waits for it.
+	Released func()
+	Log      *slog.Logger
 }
 
 // Manager is the owner of the ledger.
@@ -176,7 +178,11 @@ func (m *Manager) writeLocked(next ledger) error {
 	if err := next.write(m.config.Path); err != nil {
 		return err
 	}
+	released := len(next.Pods) < len(m.ledger.Pods)
 	m.ledger = next
+	if released && m.config.Released != nil {
+		m.config.Released()
+	}
 	return nil
 }
 

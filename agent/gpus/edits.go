@@ -54,10 +54,10 @@ func (g *GPUs) Edits(ctx context.Context, c host.DeviceHolder, resource string, 
 	}
 	out := host.DeviceEdits{}
 	for _, n := range e.Nodes {
-		out.Devices = append(out.Devices, engine.Device{Host: n.Path, Target: n.Path, Permissions: "rw"})
+		out.Devices = append(out.Devices, engine.Device{Host: filepath.Join("/", g.config.DevRoot, n.Path), Target: n.Path, Permissions: "rw"})
 	}
 	for _, mount := range e.Mounts {
-		out.Mounts = append(out.Mounts, engine.Mount{Type: "bind", Source: filepath.Join("/", m.Driver.Root, mount.Source), Target: mount.Target, ReadOnly: true, Options: []string{"nosuid", "nodev"}})
+		out.Mounts = append(out.Mounts, engine.Mount{Type: "bind", Source: mount.Source, Target: mount.Target, ReadOnly: true, Options: []string{"nosuid", "nodev"}})
 	}
 	for _, v := range e.Env {
 		name, value, _ := strings.Cut(v, "=")

@@ -25,6 +25,7 @@ import (
 	"orch/gpu/cdi"
 	"orch/gpu/device"
 	"orch/gpu/labels"
+	"orch/gpu/metrics"
 	"orch/gpu/share"
 	"orch/runtime/engine"
 )
@@ -35,6 +36,10 @@ type View struct {
 	// Allocatable tells whether a card or MIG device, by UUID, may be given out.
 	Allocatable func(uuid string) bool
 	Conditions  []core.NodeCondition
+	// Units are those that are not healthy, Notices what became of them lately.
+	Units   []Unit
+	Notices []Notice
+	XIDs    map[string]metrics.XIDs
 }
 
 // Config of GPUs.
@@ -49,6 +54,8 @@ type Config struct {
 	Processes func(ctx context.Context, card string) ([]device.Process, error)
 	// ImageCache reads the loader's cache of an image; engine.ErrNotFound if it has none.
 	ImageCache func(ctx context.Context, i engine.Image) ([]byte, error)
+	// DevRoot is where the device nodes of the host begin; empty is "/".
+	DevRoot string
 	// Dir gets the loader caches of containers. It need not outlive a reboot.
 	Dir string
 	Log *slog.Logger

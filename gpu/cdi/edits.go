@@ -28,7 +28,7 @@ type Node struct {
 
 // Mount is a bind mount. It is read-only, without set-user-ID programs and devices.
 type Mount struct {
-	// Source is on the host (below the driver's root, if it has one), Target in the container.
+	// Source is on the host, Target in the container.
 	Source, Target string
 }
 
@@ -83,9 +83,9 @@ func For(m device.Machine, f Files, r Request) (Edits, error) {
 			continue
 		}
 		dir := path.Dir(l.Path)
-		e.Mounts = append(e.Mounts, Mount{l.Path, l.Path})
+		e.Mounts = append(e.Mounts, Mount{path.Join(f.Root, l.Path), l.Path})
 		for _, name := range l.Links {
-			e.Mounts = append(e.Mounts, Mount{l.Path, path.Join(dir, name)})
+			e.Mounts = append(e.Mounts, Mount{path.Join(f.Root, l.Path), path.Join(dir, name)})
 			if known {
 				e.Cache = append(e.Cache, ldcache.Entry{Flags: flags, Name: name, Path: path.Join(dir, name)})
 			}
@@ -96,7 +96,7 @@ func For(m device.Machine, f Files, r Request) (Edits, error) {
 	}
 	for _, o := range f.Others {
 		if wants(o.Of) {
-			e.Mounts = append(e.Mounts, Mount{o.Path, target(o.Path)})
+			e.Mounts = append(e.Mounts, Mount{path.Join(f.Root, o.Path), target(o.Path)})
 		}
 	}
 	return e, nil

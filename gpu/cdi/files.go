@@ -106,16 +106,19 @@ type File struct {
 
 // Files is what a driver consists of on this host, for containers.
 type Files struct {
-	Version   string
-	Arch      string // a GOARCH
+	Version string
+	Arch    string // a GOARCH
+	// Root is where on the host the paths begin; empty is "/".
+	Root      string
 	Libraries []File
 	Others    []File // programs, data, sockets, firmware
 }
 
 // Where says where to look.
 type Where struct {
-	// FS is the host's root, or the driver's own one.
-	FS fs.FS
+	// FS is the host's root, or the driver's own one; Root its place on the host, empty for "/".
+	FS   fs.FS
+	Root string
 	// Arch is a GOARCH.
 	Arch string
 	// Version of the driver: libraries of another one are left over from an update.
@@ -130,7 +133,7 @@ func Find(w Where) (Files, error) {
 	if w.First != "" {
 		folders = append([]string{w.First}, folders...)
 	}
-	out := Files{Version: w.Version, Arch: w.Arch}
+	out := Files{Version: w.Version, Arch: w.Arch, Root: w.Root}
 	for _, l := range libraries {
 		for _, dir := range folders {
 			p := path.Join(dir, l.name+".so."+w.Version)

@@ -128,6 +128,11 @@ func (e *Engine) background(f func()) {
 // Images of the engine.
 func (e *Engine) Images() engine.Images { return scopedImages{e} }
 
+// ImageFile reads a file of an image as a container would see it; see image.Store.File.
+func (e *Engine) ImageFile(ctx context.Context, ref, path string, max int64) ([]byte, error) {
+	return e.images.File(e.scope(ctx), ref, path, max)
+}
+
 // Version as in Node.status.nodeInfo.
 func (e *Engine) Version() string {
 	return "containerd://" + strings.TrimSuffix(version.Version, "+unknown")

@@ -168,6 +168,9 @@ func restrictNode(node string, a *registry.Attributes) error {
 var nodeLabels = []string{
 	core.LabelHostname, core.LabelTopologyZone, core.LabelTopologyRegion, core.LabelFailureDomainBetaZone, core.LabelFailureDomainBetaRegion,
 	core.LabelInstanceType, core.LabelInstanceTypeStable, core.LabelOSStable, core.LabelArchStable, "beta.kubernetes.io/os", "beta.kubernetes.io/arch", core.LabelWindowsBuild,
+	// What Node Feature Discovery says of NVIDIA's devices on the bus: upstream its server writes
+	// it, with what the node's worker told; here the node is the worker.
+	"feature.node.kubernetes.io/pci-10de.present", "feature.node.kubernetes.io/pci-0300_10de.present", "feature.node.kubernetes.io/pci-0302_10de.present",
 }
 
 // guardedLabels lists changed labels that a node may not set: those that other

@@ -99,6 +99,9 @@ func (c Config) wanted() []wanted {
 	for _, o := range priorityClasses() {
 		add(api.PriorityClasses.Facts, o, nil)
 	}
+	for _, o := range runtimeClasses() {
+		add(api.RuntimeClasses.Facts, o, nil)
+	}
 	for _, o := range c.configMaps() {
 		add(api.ConfigMaps.Facts, o, mendConfigMap(o))
 	}

@@ -7,6 +7,7 @@ import (
 	core "k8s.io/api/core/v1"
 	discovery "k8s.io/api/discovery/v1"
 	networking "k8s.io/api/networking/v1"
+	node "k8s.io/api/node/v1"
 	scheduling "k8s.io/api/scheduling/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
@@ -38,6 +39,16 @@ func priorityClasses() []*scheduling.PriorityClass {
 		class("system-cluster-critical", 2000000000, "run in the cluster, but can be moved to another node if necessary."),
 		class("system-node-critical", 2000001000, "not be moved from their current node."),
 	}
+}
+
+// runtimeClasses are those that charts for NVIDIA's stack name. A node gives GPUs to
+// containers by their requests, under any class.
+func runtimeClasses() []*node.RuntimeClass {
+	var out []*node.RuntimeClass
+	for _, n := range []string{"nvidia", "nvidia-cdi", "nvidia-legacy"} {
+		out = append(out, &node.RuntimeClass{ObjectMeta: metav1.ObjectMeta{Name: n}, Handler: n})
+	}
+	return out
 }
 
 // kubernetesService is how pods find the API.

@@ -1,0 +1,218 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+
+	"github.com/spf13/pflag"
+	core "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"orch/agent/devices"
+	"orch/agent/gpus"
+	"orch/api"
+	"orch/api/client"
+	"orch/api/events"
+	"orch/gpu/cdi"
+	"orch/gpu/device"
+	"orch/gpu/fakenvml"
+	"orch/gpu/health"
+	"orch/gpu/inventory"
+	"orch/gpu/metrics"
+	"orch/gpu/nodes"
+	"orch/gpu/nvml"
+	"orch/gpu/share"
+	"orch/gpu/sysfs"
+	"orch/runtime/bundle"
+	"orch/runtime/engine"
+)
+
+// gpuConfig is what a person may say about a node's GPUs.
+type gpuConfig struct {
+	GPUConfig, GPUDriverRoot, GPUDevRoot, GPURecording, GPUMetrics string
+}
+
+func (c *gpuConfig) addFlags(f *pflag.FlagSet) {
+	f.StringVar(&c.GPUConfig, "gpu-config", "", "how GPUs are shared: a file as NVIDIA's device plugin reads it (version v1)")
+	f.StringVar(&c.GPUDriverRoot, "gpu-driver-root", "", "where the NVIDIA driver's files lie, if not below /")
+	f.StringVar(&c.GPUDevRoot, "gpu-dev-root", "", "folder whose dev has the GPUs' device nodes, if not /")
+	f.StringVar(&c.GPURecording, "gpu-recording", "", "file of a recorded machine that is played instead of this one's GPUs, to try things out")
+	f.StringVar(&c.GPUMetrics, "gpu-metrics-address", ":9400", "address of the GPU metrics, under the names of NVIDIA's DCGM exporter; they are served where there are GPUs")
+}
+
+// nodeGPUs is what a node has for its GPUs.
+type nodeGPUs struct {
+	config    gpuConfig
+	log       *slog.Logger
+	inventory *inventory.Inventory
+	driver    inventory.Driver
+	helper    *nvml.Client // nil when a recording is played, or without the helper
+	provider  *gpus.GPUs
+	devices   *devices.Manager
+	page      *gpus.Page
+	released  chan struct{}
+}
+
+// newGPUs puts the parts together. Nothing is asked of a driver yet.
+func newGPUs(c nodeConfig, imageFile func(ctx context.Context, ref, path string, max int64) ([]byte, error), log *slog.Logger) (_ *nodeGPUs, err error) {
+	g := &nodeGPUs{config: c.gpuConfig, log: log, released: make(chan struct{}, 1)}
+	sharing, err := g.sharing()
+	if err != nil {
+		return nil, err
+	}
+	if err := g.sources(); err != nil {
+		return nil, err
+	}
+	g.provider, err = gpus.New(gpus.Config{
+		Look: g.look, Changes: g.inventory.Subscribe, Share: sharing, Files: g.files, Processes: g.processes,
+		ImageCache: func(ctx context.Context, i engine.Image) ([]byte, error) {
+			return imageFile(ctx, i.ID, "/etc/ld.so.cache", maxLoaderCache)
+		},
+		DevRoot: g.config.GPUDevRoot, Dir: filepath.Join(c.RunDir, "gpu"), Log: log,
+	})
+	if err != nil {
+		return nil, err
+	}
+	g.devices, err = devices.New(devices.Config{
+		Path: filepath.Join(c.DataDir, "agent", "devices.json"), Providers: []devices.Provider{g.provider}, Released: g.poke, Log: log,
+	})
+	if err != nil {
+		return nil, err
+	}
+	g.page = gpus.NewPage(g.provider, c.NodeName, func(ctx context.Context) ([]device.Figures, error) { return g.driver.Figures(ctx) }, g.devices.Holdings)
+	return g, nil
+}
+
+// maxLoaderCache bounds what is read of an image.
+const maxLoaderCache = 16 << 20
+
+func (g *nodeGPUs) poke() {
+	select {
+	case g.released <- struct{}{}:
+	default:
+	}
+}
+
+func (g *nodeGPUs) sharing() (share.Config, error) {
+	if g.config.GPUConfig == "" {
+		return share.Config{MIG: share.Mixed}, nil
+	}
+	text, err := os.ReadFile(g.config.GPUConfig)
+	if err != nil {
+		return share.Config{}, fmt.Errorf("reading the sharing configuration of --gpu-config: %w", err)
+	}
+	return share.Parse(text)
+}
+
+// sources makes the inventory: of this machine, or of a recorded one.
+func (g *nodeGPUs) sources() (err error) {
+	if g.config.GPURecording != "" {
+		f, err := os.Open(g.config.GPURecording)
+		if err != nil {
+			return fmt.Errorf("opening the machine of --gpu-recording: %w", err)
+		}
+		defer f.Close()
+		rec, err := device.ReadRecording(f)
+		if err != nil {
+			return err
+		}
+		player := fakenvml.New(rec)
+		g.driver = player
+		g.inventory, err = inventory.New(inventory.Config{Host: player, Driver: player, Log: g.log})
+		return err
+	}
+	root := g.config.GPUDriverRoot
+	if g.helper, err = nvml.New(nvml.Config{Program: func() (*os.File, error) { return bundle.Open(bundle.NVML) }, Root: root, Log: g.log}); err != nil {
+		return err
+	}
+	g.driver = g.helper
+	owner := nodes.New(nodes.Config{Log: g.log})
+	g.inventory, err = inventory.New(inventory.Config{
+		Host: sysfs.New(sysfs.Config{Log: g.log, Library: func() (path, version string) {
+			if found := nvml.Find(root); len(found) > 0 {
+				return found[0], nvml.LibraryVersion(found[0])
+			}
+			return "", ""
+		}}),
+		Driver: g.helper, Prepare: owner.Prepare, Reset: owner.Reset, Log: g.log,
+	})
+	return err
+}
+
+// look is the inventory's state as the agent sees it.
+func (g *nodeGPUs) look() gpus.View {
+	s := g.inventory.State()
+	v := gpus.View{Machine: s.Machine, Allocatable: s.Allocatable}
+	for _, c := range inventory.Conditions(s) {
+		v.Conditions = append(v.Conditions, gpus.Conditioned(c.Type, c.Status, c.Reason, c.Message))
+	}
+	for k, u := range s.Units {
+		v.Units = append(v.Units, gpus.Unit{UUID: k.UUID, GI: k.GI, Draining: u.State == health.Draining, Evict: u.Evict, Sentence: u.Sentence()})
+		if u.Cause.XID != 0 {
+			if v.XIDs == nil {
+				v.XIDs = map[string]metrics.XIDs{}
+			}
+			v.XIDs[k.UUID] = metrics.XIDs{Last: uint64(u.Cause.XID)}
+		}
+	}
+	slices.SortFunc(v.Units, func(a, b gpus.Unit) int { return cmp.Or(cmp.Compare(a.UUID, b.UUID), cmp.Compare(a.GI, b.GI)) })
+	for _, n := range s.Notices {
+		v.Notices = append(v.Notices, gpus.Notice{Seq: n.Seq, Type: n.Type, Reason: n.Reason, Message: n.Message})
+	}
+	return v
+}
+
+func (g *nodeGPUs) files(m device.Machine) (cdi.Files, error) {
+	root := cmp.Or(m.Driver.Root, g.config.GPUDriverRoot, "/")
+	w := cdi.Where{FS: os.DirFS(root), Root: root, Arch: runtime.GOARCH, Version: cmp.Or(m.Driver.Version, m.Module.Version)}
+	if dir, err := filepath.Rel(root, filepath.Dir(m.Driver.Library)); err == nil && m.Driver.Library != "" && filepath.IsLocal(dir) {
+		w.First = "/" + dir
+	}
+	return cdi.Find(w)
+}
+
+func (g *nodeGPUs) processes(ctx context.Context, card string) ([]device.Process, error) {
+	return g.driver.Processes(ctx, card)
+}
+
+// run keeps all of it going until ctx ends.
+func (g *nodeGPUs) run(ctx context.Context, c *client.Client, nodeName string) error {
+	recorder, err := events.New(events.Config{Client: c, Component: "orch-gpu", Host: nodeName})
+	if err != nil {
+		return err
+	}
+	ref := core.ObjectReference{Kind: "Node", APIVersion: "v1", Name: nodeName, UID: types.UID(nodeName)}
+	care := gpus.Care{
+		Drained: func(ctx context.Context, uuid string, gi int) error {
+			return g.inventory.Drained(ctx, inventory.Key{UUID: uuid, GI: gi})
+		},
+		Holdings: g.devices.Holdings,
+		Event:    func(t, reason, message string) { recorder.EventAt(ref, t, reason, message) },
+		Evict: func(ctx context.Context, h devices.Holding, why string) error {
+			pod := core.ObjectReference{Kind: "Pod", APIVersion: "v1", Namespace: h.Namespace, Name: h.Pod, UID: h.UID}
+			recorder.EventAt(pod, core.EventTypeWarning, "GPUFailed", "Evicted: "+why)
+			err := client.Delete(ctx, c, api.Pods, h.Namespace, h.Pod, metav1.DeleteOptions{Preconditions: &metav1.Preconditions{UID: &h.UID}})
+			if apierrors.IsNotFound(err) || apierrors.IsConflict(err) { // gone, or another of that name
+				return nil
+			}
+			return err
+		},
+	}
+	parts := []func(context.Context) error{
+		g.inventory.Run, g.provider.Run, recorder.Run,
+		func(ctx context.Context) error { return g.provider.Tend(ctx, care, g.released) },
+		func(ctx context.Context) error { return g.page.Serve(ctx, g.config.GPUMetrics) },
+	}
+	if g.helper != nil {
+		parts = append(parts, g.helper.Run)
+	}
+	return both(parts...)(ctx)
+}
