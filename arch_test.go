@@ -157,7 +157,9 @@ func TestImportTable(t *testing.T) {
 		for _, i := range s.file.Imports {
 			imported := strings.Trim(i.Path.Value, `"`)
 			for _, b := range banned {
-				if below(imported, b) && lent[imported] == "" {
+				// The tests of a whole cluster may put a genuine server of upstream's beside ours.
+				beside := s.test && below(s.folder, "e2e") && b == "k8s.io/apiserver"
+				if below(imported, b) && lent[imported] == "" && !beside {
 					t.Errorf("%s imports %s: orch links none of it", s.path, imported)
 				}
 			}
