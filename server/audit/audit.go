@@ -115,7 +115,7 @@ func (a *Auditor) Begin(r *http.Request, q *Request, id string) *Record {
 }
 
 // Serve runs next with the record in its context, and writes the stages as they come.
-// next returns the error it has not answered yet; answer does that.
+// lasting requests, such as watches, have a stage for the head of their answer.
 func (a *Auditor) Serve(w http.ResponseWriter, r *http.Request, rec *Record, lasting bool, next func(http.ResponseWriter, *http.Request)) {
 	if !rec.stage(auditv1.StageRequestReceived) {
 		a.rejected.Add(1)

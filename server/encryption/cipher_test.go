@@ -84,3 +84,37 @@ func TestConfigurationsThatAreRefused(t *testing.T) {
 		})
 	}
 }
+
+// BenchmarkSeal is what a write of a Secret of 1 KiB costs more than one of another kind.
+func BenchmarkSeal(b *testing.B) {
+	list := benchBoxes(b)
+	plain, at := make([]byte, 1<<10), []byte("/registry/secrets/default/some-secret")
+	for b.Loop() {
+		if _, err := sealWith(list, at, plain); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+// BenchmarkOpen is what loading it costs more; reads come from memory.
+func BenchmarkOpen(b *testing.B) {
+	list, at := benchBoxes(b), []byte("/registry/secrets/default/some-secret")
+	sealed, err := sealWith(list, at, make([]byte, 1<<10))
+	if err != nil {
+		b.Fatal(err)
+	}
+	for b.Loop() {
+		if _, err := openWith(list, at, sealed); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+func benchBoxes(b *testing.B) []box {
+	b.Helper()
+	list, err := boxes(keyring{}.with("secretbox", true).config().Resources[0].Providers)
+	if err != nil {
+		b.Fatal(err)
+	}
+	return list
+}
