@@ -2,7 +2,7 @@
 .DEFAULT_GOAL := build
 GO ?= go
 
-.PHONY: build run demo test check bench conformance deps generate clean
+.PHONY: build run demo test test-vm check bench conformance deps generate clean
 
 build: ## dist/orch, static, with runc and the shim inside (GOARCH=arm64 cross-builds)
 	scripts/build
@@ -15,6 +15,9 @@ demo: ## the same, stopping cleanly at the end
 
 test: ## all tests, with real containers and network namespaces; needs root
 	scripts/test
+
+test-vm: ## cgroup v2 and a bare machine, in a virtual machine; not part of test
+	scripts/test-vm
 
 check: ## format, vet, the tree's own rules
 	scripts/check

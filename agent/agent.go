@@ -112,7 +112,7 @@ func (a *Agent) newNode(ips []string) (*node.Node, error) {
 	}
 	return node.New(node.Config{
 		Name: c.NodeName, IPs: ips, ExternalIPs: addresses(c.NodeExternalIP), Hostname: strings.ToLower(hostname), Labels: labels, Taints: taints,
-		Annotations: c.Annotations, ControlPlane: c.ControlPlane, MaxPods: c.MaxPods, Reserved: reserved,
+		Annotations: c.Annotations, MaxPods: c.MaxPods, Reserved: reserved,
 		Version: Version, Runtime: a.deps.Engine.Version(), Port: c.Port, Dir: c.RootDir,
 	}, node.Deps{
 		Client: a.deps.Client, Images: a.deps.Engine.Images(), NetworkReady: a.deps.Network.Ready, Changed: a.deps.Network.Changed,

@@ -53,8 +53,6 @@ type Config struct {
 	LogMaxSize                            string
 	LogMaxFiles                           int
 
-	// ControlPlane marks the node of a server. Not a flag: the command decides.
-	ControlPlane bool
 	// Port of the node API; 0: it is reached through the tunnel only. Not a flag.
 	Port int
 	// Annotations of the Node that other parts of this node want. Not a flag.

@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -76,8 +77,7 @@ func laterImage(t *testing.T, c cluster) {
 	c.Pod("late", "late.example/app:7", "imagePullPolicy: IfNotPresent")
 	c.Eventually(patience, "it cannot be had", func() error { return missing(c.TryBoth("get", "pod", "late"), "Pull") })
 	archive := filepath.Join(t.TempDir(), "late.tar")
-	hello, _ := filepath.Glob(filepath.Join(os.TempDir(), "orch-e2e-images-*", "myapp"))
-	if o := c.Run("", lab.Binary(), "images", "pack", "--name", "late.example/app:7", "-o", archive, hello[0]); o.Code != 0 {
+	if o := c.Run("", lab.Binary(), "images", "pack", "--name", "late.example/app:7", "-o", archive, lab.Program("myapp")); o.Code != 0 {
 		t.Fatal(o.Both())
 	}
 	if out, err := exec.Command("cp", archive, filepath.Join(c.Dir, "agent", "images")).CombinedOutput(); err != nil {
@@ -105,7 +105,22 @@ func hostTools(t *testing.T, c cluster) {
 		t.Fatalf("no containerd socket such as %s", socket)
 	}
 	contains(t, c.Orch(nil, "images", "list", "--address", found).Stdout, "docker.io/library/myapp:1.4.2", "PINNED", "true")
-	contains(t, c.Orch(nil, "ctr", "--address", found, "containers", "ls").Both(), "CONTAINER", "IMAGE")
+	archive := filepath.Join(t.TempDir(), "tool.tar")
+	contains(t, c.Orch(nil, "images", "pack", "--name", "tool.example/app:1", "-o", archive, lab.Program("myapp")).Stdout, "packed ", "tool.example/app:1")
+	contains(t, c.Orch(nil, "images", "import", "--address", found, archive).Stdout, "imported tool.example/app:1")
+	refused(t, c.Orch(nil, "images", "import", "--address", found, c.Kubeconfig()), 1, "importing "+c.Kubeconfig())
+	ctr := func(args ...string) lab.Output {
+		return c.Orch(nil, append([]string{"ctr", "--address", found}, args...)...)
+	}
+	contains(t, ctr("images", "ls").Both(), "tool.example/app:1", "docker.io/library/busybox:1.36")
+	contains(t, ctr("containers", "ls").Both(), "CONTAINER", "IMAGE")
+	if o := ctr("run", "--rm", "docker.io/library/busybox:1.36", "by-hand", "/bin/sh", "-c", "echo from ctr; exit 3"); o.Code != 3 || o.Stdout != "from ctr\n" {
+		t.Errorf("ctr run ends with %d and says\n%s", o.Code, o.Both())
+	}
+	if o := ctr("containers", "ls", "-q"); strings.Contains(o.Stdout, "by-hand") {
+		t.Errorf("ctr run --rm leaves its container:\n%s", o.Both())
+	}
+	c.Gets("node/"+c.Name, "{.status.conditions[?(@.type==\"Ready\")].status}", "True")
 	contains(t, fmt.Sprint(c.Orch(nil, "completion", "bash").Stdout), "orch")
 	contains(t, c.Orch(nil, "version").Stdout, "orch version", "v1.37")
 }

@@ -43,10 +43,8 @@ type Config struct {
 	Labels           map[string]string
 	Annotations      map[string]string
 	Taints           []core.Taint
-	// ControlPlane adds the role labels of a server.
-	ControlPlane bool
-	MaxPods      int
-	Reserved     core.ResourceList
+	MaxPods          int
+	Reserved         core.ResourceList
 	// Version is kubeletVersion, Runtime containerRuntimeVersion.
 	Version, Runtime string
 	// Port of the node API; 0 if it is only reached through the tunnel.
@@ -176,9 +174,6 @@ func (n *Node) labels() map[string]string {
 	}
 	if l[core.LabelHostname] == "" {
 		l[core.LabelHostname] = n.config.Name
-	}
-	if n.config.ControlPlane {
-		l["node-role.kubernetes.io/control-plane"] = "true"
 	}
 	maps.Copy(l, n.config.Labels)
 	return l

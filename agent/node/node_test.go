@@ -110,7 +110,7 @@ func TestRun(t *testing.T) {
 		t.Fatal(err)
 	}
 	net := &network{err: errors.New("no pod network yet"), changed: make(chan struct{})}
-	n, err := New(Config{Name: "n1", IPs: []string{"192.0.2.1"}, Labels: map[string]string{"a": "b"}, ControlPlane: true, MaxPods: 110, Version: "v1.37.0+orch", Runtime: "fake://1", Dir: t.TempDir()},
+	n, err := New(Config{Name: "n1", IPs: []string{"192.0.2.1"}, Labels: map[string]string{"a": "b"}, MaxPods: 110, Version: "v1.37.0+orch", Runtime: "fake://1", Dir: t.TempDir()},
 		Deps{Client: c, Images: fakeengine.New(fakeengine.Options{Images: []string{"x:1"}}).Images(), NetworkReady: net.Ready, Changed: net.Changed, Log: slog.Default()})
 	if err != nil {
 		t.Fatal(err)
@@ -153,7 +153,7 @@ func TestRun(t *testing.T) {
 	if ready.Type != core.NodeReady || ready.Status != core.ConditionTrue || ready.Reason != "KubeletReady" {
 		t.Errorf("ready: %+v", ready)
 	}
-	for k, v := range map[string]string{"a": "b", "kubernetes.io/hostname": "n1", "kubernetes.io/os": "linux", "node-role.kubernetes.io/control-plane": "true"} {
+	for k, v := range map[string]string{"a": "b", "kubernetes.io/hostname": "n1", "kubernetes.io/os": "linux"} {
 		if got.Labels[k] != v {
 			t.Errorf("label %s is %q, want %q", k, got.Labels[k], v)
 		}

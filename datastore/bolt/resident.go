@@ -1,8 +1,6 @@
 package bolt
 
 import (
-	"os"
-
 	"go.etcd.io/bbolt"
 	"golang.org/x/sys/unix"
 )
@@ -15,13 +13,8 @@ const forgetEvery = 16 << 20
 // at counts as ours until the end.
 func (w *writer) forgetPages() {
 	w.unforgotten = 0
-	err := w.db.View(func(*bbolt.Tx) error { // keeps the map where it is
-		st, err := os.Stat(w.cfg.Path)
-		if err != nil {
-			return err
-		}
-		length := uintptr(st.Size()) &^ uintptr(w.db.Info().PageSize-1)
-		if _, _, errno := unix.Syscall(unix.SYS_MADVISE, w.db.Info().Data, length, unix.MADV_DONTNEED); errno != 0 {
+	err := w.db.View(func(tx *bbolt.Tx) error { // keeps the map where it is
+		if _, _, errno := unix.Syscall(unix.SYS_MADVISE, w.db.Info().Data, mapped(tx), unix.MADV_DONTNEED); errno != 0 {
 			return errno
 		}
 		return nil
@@ -30,6 +23,11 @@ func (w *writer) forgetPages() {
 		w.cfg.Log.Debug("giving mapped pages of the datastore back failed", "err", err)
 	}
 }
+
+// mapped is how many bytes are certainly within the map: the pages that a transaction may
+// look at. The file itself may be longer than the map, by what bbolt has grown it ahead; behind the
+// map lies other memory of this process, which DONTNEED would wipe.
+func mapped(tx *bbolt.Tx) uintptr { return uintptr(tx.Size()) }
 
 // wrote counts towards the next forgetPages.
 func (w *writer) wrote(bytes int) {

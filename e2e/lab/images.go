@@ -19,7 +19,11 @@ var packed struct {
 func (h *Host) Images() {
 	h.Helper()
 	packed.once.Do(func() {
-		packed.dir, _ = os.MkdirTemp("", "orch-e2e-images-")
+		var err error
+		if packed.dir, err = os.MkdirTemp("", "orch-e2e-images-"); err != nil {
+			packed.err = err.Error()
+			return
+		}
 		packed.err = pack(packed.dir)
 	})
 	if packed.err != "" {
@@ -32,6 +36,16 @@ func (h *Host) Images() {
 		h.must(os.Link(a, filepath.Join(to, filepath.Base(a))))
 	}
 }
+
+// RemoveImages takes the packed images away; call it when the process ends.
+func RemoveImages() {
+	if packed.dir != "" {
+		os.RemoveAll(packed.dir)
+	}
+}
+
+// Program is a program of those packed, as a file: hello or myapp. Call Host.Images before.
+func Program(name string) string { return filepath.Join(packed.dir, name) }
 
 // busyboxCommands become links in the busybox image.
 var busyboxCommands = []string{"awk", "cat", "chmod", "cp", "cut", "date", "dd", "df", "echo", "env", "false", "find", "grep", "head", "hostname", "httpd", "id",

@@ -123,7 +123,9 @@ func (p *Process) run() {
 	p.Helper()
 	cmd := exec.Command("nsenter", append([]string{"--net=" + p.ns, "--", Binary()}, p.args...)...)
 	cmd.Stdout, cmd.Stderr = p.log, p.log
-	cmd.Env = append(slices.DeleteFunc(os.Environ(), func(s string) bool { return strings.HasPrefix(s, "KUBECONFIG=") || strings.HasPrefix(s, "ORCH_") }), "ORCH_CONFIG="+os.DevNull)
+	cmd.Env = append(slices.DeleteFunc(os.Environ(), func(s string) bool {
+		return strings.HasPrefix(s, "KUBECONFIG=") || strings.HasPrefix(s, "ORCH_") || strings.HasPrefix(s, "K3S_")
+	}), "ORCH_CONFIG="+os.DevNull)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	p.must(cmd.Start())
 	done := make(chan struct{})

@@ -2,7 +2,7 @@ package defaults
 
 import (
 	apps "k8s.io/api/apps/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	core "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
 )
 
@@ -59,10 +59,16 @@ func StatefulSet(o *apps.StatefulSet) {
 	point(&s.Replicas, 1)
 	point(&s.RevisionHistoryLimit, historyLimit)
 	for i := range s.VolumeClaimTemplates {
-		c := &s.VolumeClaimTemplates[i]
-		PersistentVolumeClaim(c)
-		// The store's encoding has no place for the type of an inner object: kept, it
-		// would make an object differ from what is read back of it.
-		c.TypeMeta = metav1.TypeMeta{}
+		PersistentVolumeClaim(&s.VolumeClaimTemplates[i])
+	}
+	ClaimTemplateTypes(o)
+}
+
+// ClaimTemplateTypes says in the templates of claims that they are such, as upstream's
+// Convert_apps_StatefulSetSpec_To_v1_StatefulSetSpec does: the store's encoding has no place for the
+// type of an inner object.
+func ClaimTemplateTypes(o *apps.StatefulSet) {
+	for i := range o.Spec.VolumeClaimTemplates {
+		o.Spec.VolumeClaimTemplates[i].SetGroupVersionKind(core.SchemeGroupVersion.WithKind("PersistentVolumeClaim"))
 	}
 }

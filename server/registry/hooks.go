@@ -99,13 +99,14 @@ type hooks[P any] struct {
 	// at once, gives those that need none as they are, and changes none.
 	Convert func(in []P) ([]P, error)
 
+	// Loaded brings an object that the store held into the present version and form.
+	Loaded func(o P)
+
 	// Only kinds made at run time have the following. Coerce drops what the kind's schema
 	// does not know from an object that was just read, and lists it when asked to. An
 	// error is the answer to the client. Default runs after it, and has to coerce objects
 	// that come in without being read.
 	Coerce func(o P, list bool) (unknown []string, err error)
-	// Loaded brings an object that the store held into the present version and form.
-	Loaded func(o P)
 	// Closed refuses creates: the kind is about to go.
 	Closed bool
 }

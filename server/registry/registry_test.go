@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -350,4 +351,42 @@ func TestDeleteCollection(t *testing.T) {
 	if l, err = b.List(b.ctx, req(api.ConfigMaps, ""), metav1.ListOptions{}); err != nil || len(l.Items) != 20 {
 		t.Fatalf("left: %d %v", len(l.Items), err)
 	}
+}
+
+// TestConflictIsSeenByTheNextRead: who is told of a conflict and reads again gets a newer version
+// than the one that lost. Writers of a status gave up otherwise: they read the same version
+// again and again until the cache had caught up.
+func TestConflictIsSeenByTheNextRead(t *testing.T) {
+	b := start(t)
+	must[core.ConfigMap](t)(b.Create(b.ctx, req(api.ConfigMaps, ""), &core.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "c"}}, metav1.CreateOptions{}))
+	var all sync.WaitGroup
+	for w := range 8 {
+		all.Go(func() {
+			read := func() *core.ConfigMap {
+				r, err := b.Get(b.ctx, req(api.ConfigMaps, "c"), metav1.GetOptions{})
+				if err != nil {
+					t.Error(err)
+					return nil
+				}
+				return r.Object.(*core.ConfigMap).DeepCopy()
+			}
+			o := read()
+			for i := 0; i < 50 && o != nil; {
+				base := o.ResourceVersion
+				o.Data = map[string]string{"by": fmt.Sprint(w, i)}
+				_, err := b.Update(b.ctx, req(api.ConfigMaps, "c"), o, metav1.UpdateOptions{})
+				switch o = read(); {
+				case err != nil && !apierrors.IsConflict(err):
+					t.Error(err)
+					return
+				case o != nil && o.ResourceVersion == base:
+					t.Errorf("after %v the version is still %s", err, base)
+					return
+				case err == nil:
+					i++
+				}
+			}
+		})
+	}
+	all.Wait()
 }

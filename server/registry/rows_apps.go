@@ -33,7 +33,7 @@ func appsRows() []Resource {
 		}),
 		Row(api.StatefulSets, Hooks[apps.StatefulSet]{
 			Validate: validate.StatefulSet, ValidateUpdate: validate.StatefulSetUpdate, ValidateStatus: validate.StatefulSetStatus, Warn: validate.StatefulSetWarnings,
-			Default: defaults.StatefulSet, Columns: columns.StatefulSet(), Scale: statefulSetScale()}),
+			Default: defaults.StatefulSet, Loaded: defaults.ClaimTemplateTypes, Columns: columns.StatefulSet(), Scale: statefulSetScale()}),
 		Row(api.DaemonSets, Hooks[apps.DaemonSet]{
 			Validate: validate.DaemonSet, ValidateUpdate: validate.DaemonSetUpdate, ValidateStatus: validate.DaemonSetStatus, Warn: validate.DaemonSetWarnings,
 			Default: defaults.DaemonSet, Columns: columns.DaemonSet(),

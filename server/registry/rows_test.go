@@ -130,16 +130,12 @@ func TestFixtures(t *testing.T) {
 // defaults and preparation set may be lost there.
 func throughStore(t *testing.T, r *Resource, o api.Object) api.Object {
 	t.Helper()
-	type message interface {
-		Marshal() ([]byte, error)
-		Unmarshal([]byte) error
-	}
-	b, err := o.(message).Marshal()
+	b, err := r.kind.Encode(o)
 	if err != nil {
 		t.Fatal(err)
 	}
-	back := r.New()
-	if err := back.(message).Unmarshal(b); err != nil {
+	back, err := r.kind.Decode(b)
+	if err != nil {
 		t.Fatal(err)
 	}
 	want := copyOf(o)

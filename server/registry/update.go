@@ -203,11 +203,12 @@ func (w *op) retry(ctx context.Context, once bool, change func(old *Item) (api.O
 		if !errors.As(err, &c) {
 			return out, storeError(err)
 		}
+		// Who is told of a conflict reads again, and has to see what it lost to.
+		if err := w.r.waitConflict(ctx, c); err != nil && ctx.Err() == nil {
+			return Result{}, storeError(err)
+		}
 		if once || try == updateTries || ctx.Err() != nil {
 			return Result{}, w.conflict(w.q.Name, conflictMessage)
-		}
-		if err := w.r.waitConflict(ctx, c); err != nil {
-			return Result{}, storeError(err)
 		}
 	}
 }

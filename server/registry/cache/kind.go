@@ -176,13 +176,18 @@ func (a *appender) Write(p []byte) (int, error) {
 
 // Decode reads a stored value. The caller sets the resourceVersion.
 func (k *Kind) Decode(b []byte) (api.Object, error) {
+	o, err := k.decode(b)
+	if err == nil && k.Loaded != nil {
+		k.Loaded(o)
+	}
+	return o, err
+}
+
+func (k *Kind) decode(b []byte) (api.Object, error) {
 	o := k.Facts.New()
 	if u, ok := o.(*unstructured.Unstructured); ok {
 		if err := kjson.UnmarshalCaseSensitivePreserveInts(b, &u.Object); err != nil {
 			return nil, fmt.Errorf("decoding stored %s: %w", k.Facts.Kind, err)
-		}
-		if k.Loaded != nil {
-			k.Loaded(o)
 		}
 		return o, nil
 	}
