@@ -58,6 +58,9 @@ func (p page) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	excluded := r.URL.Query()["exclude"]
 	var text strings.Builder
 	failed, found := false, false
+	unknown := slices.DeleteFunc(slices.Clone(excluded), func(name string) bool {
+		return slices.ContainsFunc(p.checks, func(c Check) bool { return c.Name == name })
+	})
 	for _, c := range p.checks {
 		if only != "" && c.Name != only {
 			continue
@@ -78,6 +81,9 @@ func (p page) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 		fmt.Fprintf(&text, "[+]%s ok\n", c.Name)
 	}
+	if len(unknown) > 0 { // upstream's words
+		fmt.Fprintf(&text, "warn: some health checks cannot be excluded: no matches for %s\n", quoted(unknown))
+	}
 	switch {
 	case !found:
 		http.NotFound(w, r)
@@ -89,4 +95,12 @@ func (p page) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	default:
 		fmt.Fprint(w, "ok")
 	}
+}
+
+func quoted(list []string) string {
+	out := make([]string, len(list))
+	for i, s := range list {
+		out[i] = fmt.Sprintf("%q", s)
+	}
+	return strings.Join(out, ", ")
 }
