@@ -87,7 +87,7 @@ func newGPUs(c nodeConfig, imageFile func(ctx context.Context, ref, path string,
 	if err != nil {
 		return nil, err
 	}
-	g.page = gpus.NewPage(g.provider, c.NodeName, func(ctx context.Context) ([]device.Figures, error) { return g.driver.Figures(ctx) }, g.devices.Holdings)
+	g.page = gpus.NewPage(g.provider, c.NodeName, g.figures, g.devices.Holdings)
 	return g, nil
 }
 
@@ -177,6 +177,21 @@ func (g *nodeGPUs) files(m device.Machine) (cdi.Files, error) {
 		w.First = "/" + dir
 	}
 	return cdi.Find(w)
+}
+
+// figures reads all cards, and lets health look at them too.
+func (g *nodeGPUs) figures(ctx context.Context) ([]device.Figures, error) {
+	var cards []string
+	for _, c := range g.inventory.State().Machine.GPUs {
+		if c.UUID != "" {
+			cards = append(cards, c.UUID)
+		}
+	}
+	f, err := g.driver.Figures(ctx, cards...)
+	if err != nil {
+		return nil, err
+	}
+	return f, g.inventory.Observe(ctx, f)
 }
 
 func (g *nodeGPUs) processes(ctx context.Context, card string) ([]device.Process, error) {

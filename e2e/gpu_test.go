@@ -135,7 +135,7 @@ func TestGPUs(t *testing.T) {
 			}
 			seen[uuid] = true
 		}
-		c.K("delete", "pod", "four", "--grace-period=1")
+		c.K("delete", "pod", "four", "three", "--grace-period=1")
 		c.Ready("five")
 	})
 	t.Run("metrics", func(t *testing.T) {
