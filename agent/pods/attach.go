@@ -111,7 +111,7 @@ func (w *worker) adoptContainer(name string, c engine.Container, joined bool) {
 		CreatedAt: c.CreatedAt, StartedAt: c.StartedAt, FinishedAt: c.FinishedAt, ExitCode: c.ExitCode, Hooked: true,
 	}
 	if s := w.statusOf(name); s != nil && trimScheme(s.ContainerID) == c.ID {
-		i.ImageRef, i.Image = s.ImageID, s.Image
+		i.ImageRef, i.Image, i.Resources = s.ImageID, s.Image, s.Resources.DeepCopy()
 	}
 	switch {
 	case c.State == engine.Created: // the agent ended between create and start

@@ -249,7 +249,7 @@ func (s *starting) imageFailure(ctx context.Context, err error) *failure {
 func (s *starting) makeAndStart(ctx context.Context, img engine.Image) (plan.Instance, *failure) {
 	i := plan.Instance{
 		ID: newID(), Attempt: s.attempt, State: engine.Created, Image: s.named.Image, ImageRef: imageRef(img),
-		Hash: plan.Hash(s.named.Container), CreatedAt: time.Now(),
+		Hash: plan.Hash(s.named.Container), Resources: s.named.Resources.DeepCopy(), CreatedAt: time.Now(),
 	}
 	es, err := s.build(ctx, i.ID, img)
 	if err != nil {

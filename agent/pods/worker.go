@@ -36,6 +36,10 @@ type worker struct {
 	last       core.PodStatus
 	// calm is when the status may be written though operations are under way.
 	calm time.Time
+	// unfit is why the node has no room for the pod as generation unfitAt has it; askAgain is when that may be otherwise.
+	unfit    *status.Refusal
+	unfitAt  int64
+	askAgain time.Time
 
 	admitted bool
 	// orphan: the API object is gone (or never was): nothing is reported.
@@ -151,6 +155,7 @@ func (w *worker) step(ctx context.Context) (wake time.Time) {
 	if !w.finished {
 		if w.stop == nil {
 			w.prepare(ctx)
+			sooner(w.fit(now))
 		}
 		for _, a := range plan.Plan(w.view(now)) {
 			sooner(w.do(ctx, a, now))
@@ -168,7 +173,7 @@ func (w *worker) step(ctx context.Context) (wake time.Time) {
 }
 
 func (w *worker) view(now time.Time) plan.View {
-	return plan.View{Pod: w.pod, Now: now, Containers: w.containers, StartTime: w.startTime, Stop: w.stop}
+	return plan.View{Pod: w.pod, Now: now, Containers: w.containers, StartTime: w.startTime, Stop: w.stop, Unfit: w.unfit != nil}
 }
 
 // admit decides once whether the node can run the pod.
@@ -288,6 +293,8 @@ func (w *worker) do(ctx context.Context, a plan.Action, now time.Time) time.Time
 		w.start(ctx, a, now)
 	case plan.Kill:
 		w.kill(ctx, a, now)
+	case plan.Resize:
+		w.resize(ctx, a, now)
 	case plan.Wait:
 		w.wait(a)
 		return a.Until
@@ -330,7 +337,7 @@ func (w *worker) container(name string) *plan.Container {
 // is held back: while operations are young, mere progress is not written.
 func (w *worker) publish(now time.Time) time.Time {
 	in := status.Input{
-		View: w.view(now), Finished: w.finished, Verdict: w.verdict, Old: w.last, Runtime: w.p.runtime,
+		View: w.view(now), Finished: w.finished, Verdict: w.verdict, Old: w.last, Runtime: w.p.runtime, Refused: w.unfit,
 		Sandbox: status.Sandbox{HostIPs: w.p.config.HostIPs},
 	}
 	if w.sandbox != nil {

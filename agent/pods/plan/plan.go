@@ -18,6 +18,8 @@ const (
 	Start Verb = "start"
 	// Kill ends a running container: preStop, stop signal, SIGKILL after Grace.
 	Kill Verb = "kill"
+	// Resize changes the limits of a running container.
+	Resize Verb = "resize"
 	// Wait asks for another look at Until; Reason is what the status says meanwhile.
 	Wait Verb = "wait"
 	// End makes Stop: the pod is over its deadline.
@@ -31,6 +33,7 @@ const (
 	ReasonLiveness  = "Liveness"
 	ReasonStartup   = "Startup"
 	ReasonChanged   = "Changed"
+	ReasonResize    = "Resize"
 	ReasonStopping  = "Stopping"
 	ReasonCrashLoop = "CrashLoopBackOff"
 	ReasonRetry     = "Retry"
@@ -70,6 +73,9 @@ func Plan(v View) []Action {
 		return v.finishing(grace(v.Pod))
 	}
 	acts := v.unhealthy()
+	if len(acts) == 0 {
+		acts = v.resizing()
+	}
 	initialized, more := v.initializing()
 	acts = append(acts, more...)
 	if initialized {

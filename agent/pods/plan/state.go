@@ -31,6 +31,7 @@ const (
 	Idle     Busy = ""
 	Starting Busy = "starting"
 	Killing  Busy = "killing"
+	Resizing Busy = "resizing"
 )
 
 // Result of a probe so far.
@@ -51,7 +52,9 @@ type Instance struct {
 	// Image as the spec names it, ImageRef as status.imageID shows it.
 	Image, ImageRef string
 	// Hash of what makes a running container outdated when the spec changes.
-	Hash                             string
+	Hash string
+	// Resources are those that its limits were made from; nil where that is not known.
+	Resources                        *core.ResourceRequirements
 	CreatedAt, StartedAt, FinishedAt time.Time
 	// ExitCode, Reason and Message describe the end.
 	ExitCode        int
@@ -117,7 +120,9 @@ type Stop struct {
 
 // View is all that Plan sees. It is not changed.
 type View struct {
-	Pod        *core.Pod
+	Pod *core.Pod
+	// Unfit: the node has no room for the pod as its spec is now; it keeps what it has.
+	Unfit      bool
 	Now        time.Time
 	Containers map[string]*Container
 	// StartTime is when the agent took the pod up.

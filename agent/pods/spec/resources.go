@@ -32,6 +32,10 @@ func Quota(milli int64) int64 {
 	return max(milli*QuotaPeriod/1000, minQuota)
 }
 
+// Limits are those that the engine sets for the input's container. Of the input it needs
+// the pod, the container, and the facts of the host.
+func Limits(in Input) engine.Resources { return resources(in) }
+
 func resources(in Input) engine.Resources {
 	limits, requests := in.Container.Resources.Limits, in.Container.Resources.Requests
 	cpu := requests.Cpu().MilliValue()

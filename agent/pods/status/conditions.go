@@ -30,6 +30,7 @@ func (in Input) conditions(s *core.PodStatus) []core.PodCondition {
 		ready,
 		{Type: core.PodScheduled, Status: core.ConditionTrue},
 	}
+	own = append(own, in.resize()...)
 	var out []core.PodCondition
 	for _, c := range own {
 		c.ObservedGeneration = in.Pod.Generation
@@ -40,7 +41,8 @@ func (in Input) conditions(s *core.PodStatus) []core.PodCondition {
 		out = append(out, c)
 	}
 	for _, c := range in.Old.Conditions {
-		if !slices.ContainsFunc(own, func(o core.PodCondition) bool { return o.Type == c.Type }) {
+		gone := c.Type == core.PodResizePending || c.Type == core.PodResizeInProgress
+		if !gone && !slices.ContainsFunc(own, func(o core.PodCondition) bool { return o.Type == c.Type }) {
 			out = append(out, c)
 		}
 	}
@@ -129,10 +131,21 @@ func (in Input) podReady(containers core.PodCondition) core.PodCondition {
 	return c
 }
 
+// resize says that limits are to change, and why they do not; nothing where they are right.
+func (in Input) resize() []core.PodCondition {
+	switch {
+	case in.Finished || !in.Resizing():
+		return nil
+	case in.Refused != nil:
+		return []core.PodCondition{{Type: core.PodResizePending, Status: core.ConditionTrue, Reason: in.Refused.Reason, Message: in.Refused.Message}}
+	}
+	return []core.PodCondition{{Type: core.PodResizeInProgress, Status: core.ConditionTrue}}
+}
+
 // Owned tells whether the agent decides on that condition.
 func Owned(t core.PodConditionType) bool {
 	switch t {
-	case core.PodReadyToStartContainers, core.PodInitialized, core.PodReady, core.ContainersReady, core.PodScheduled:
+	case core.PodReadyToStartContainers, core.PodInitialized, core.PodReady, core.ContainersReady, core.PodScheduled, core.PodResizePending, core.PodResizeInProgress:
 		return true
 	}
 	return false

@@ -47,6 +47,9 @@ type Verdict struct {
 	Rejected bool
 }
 
+// Refusal is why a pod is not resized.
+type Refusal struct{ Reason, Message string }
+
 // Input is all that Compute looks at.
 type Input struct {
 	plan.View
@@ -55,6 +58,8 @@ type Input struct {
 	Finished bool
 	// Verdict makes the pod Failed when it has finished.
 	Verdict *Verdict
+	// Refused is why the pod does not get what its spec says; nil if it does.
+	Refused *Refusal
 	// Old is the last status; what others own in it is kept.
 	Old core.PodStatus
 	// Runtime is the scheme of container IDs: containerd.
@@ -165,7 +170,10 @@ func (in Input) container(n plan.Named) core.ContainerStatus {
 	}
 	if c.Running() && n.Role != plan.Ephemeral {
 		s.Resources = n.Resources.DeepCopy()
-		s.AllocatedResources = n.Resources.Requests.DeepCopy()
+		if r := c.Current.Resources; r != nil {
+			s.Resources = r.DeepCopy()
+		}
+		s.AllocatedResources = s.Resources.Requests.DeepCopy()
 	}
 	s.VolumeMounts = mounts(n.Container)
 	return s
