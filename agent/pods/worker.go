@@ -363,7 +363,8 @@ func (w *worker) settling(now time.Time) time.Time {
 	}
 	var youngest time.Time
 	for name, op := range w.ops {
-		if w.containers[name].Busy == plan.Starting && op.began.After(youngest) {
+		c := w.containers[name]
+		if (c.Busy == plan.Starting || c.Busy == plan.Killing && c.Restart) && op.began.After(youngest) {
 			youngest = op.began
 		}
 	}
