@@ -132,7 +132,7 @@ func (w *world) serveTLS(t testing.TB) (url string, client *http.Client) {
 		t.Fatal(err)
 	}
 	w.server.config.Listener = l
-	w.server.config.TLS = &tls.Config{Certificates: []tls.Certificate{cert}, NextProtos: []string{"h2", "http/1.1"}}
+	w.server.config.TLS = &tls.Config{Certificates: []tls.Certificate{cert}, NextProtos: []string{"h2", "http/1.1"}, DynamicRecordSizingDisabled: true}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- w.server.Run(ctx) }()
