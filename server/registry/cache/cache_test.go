@@ -47,7 +47,12 @@ func run(t testing.TB, bytes int) (*rig, func()) {
 
 func (r *rig) put(name, data string) int64 {
 	r.Helper()
-	o := &core.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: name}, Data: map[string]string{"d": data}}
+	return r.putLabelled(name, data, nil)
+}
+
+func (r *rig) putLabelled(name, data string, labels map[string]string) int64 {
+	r.Helper()
+	o := &core.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: name, Labels: labels}, Data: map[string]string{"d": data}}
 	b, err := cmKind.Encode(o)
 	if err != nil {
 		r.Fatal(err)
