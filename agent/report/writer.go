@@ -201,6 +201,7 @@ func Merge(server, agent core.PodStatus) core.PodStatus {
 	if agent.QOSClass != "" {
 		s.QOSClass = agent.QOSClass
 	}
+	s.Conditions = slices.DeleteFunc(s.Conditions, func(have core.PodCondition) bool { return status.Passing(have.Type) })
 	for _, c := range agent.Conditions {
 		i := slices.IndexFunc(s.Conditions, func(have core.PodCondition) bool { return have.Type == c.Type })
 		switch {

@@ -41,8 +41,7 @@ func (in Input) conditions(s *core.PodStatus) []core.PodCondition {
 		out = append(out, c)
 	}
 	for _, c := range in.Old.Conditions {
-		gone := c.Type == core.PodResizePending || c.Type == core.PodResizeInProgress
-		if !gone && !slices.ContainsFunc(own, func(o core.PodCondition) bool { return o.Type == c.Type }) {
+		if !Passing(c.Type) && !slices.ContainsFunc(own, func(o core.PodCondition) bool { return o.Type == c.Type }) {
 			out = append(out, c)
 		}
 	}
@@ -140,6 +139,11 @@ func (in Input) resize() []core.PodCondition {
 		return []core.PodCondition{{Type: core.PodResizePending, Status: core.ConditionTrue, Reason: in.Refused.Reason, Message: in.Refused.Message}}
 	}
 	return []core.PodCondition{{Type: core.PodResizeInProgress, Status: core.ConditionTrue}}
+}
+
+// Passing conditions are the agent's and are there only while they hold.
+func Passing(t core.PodConditionType) bool {
+	return t == core.PodResizePending || t == core.PodResizeInProgress
 }
 
 // Owned tells whether the agent decides on that condition.
