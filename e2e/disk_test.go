@@ -43,7 +43,9 @@ func TestFullDisk(t *testing.T) {
 	if err != nil || len(list.Items) < 10 {
 		t.Errorf("reading with a full disk: %d objects, %v", len(list.Items), err)
 	}
-	if o := h.KubectlIn("", "create", "configmap", "one-more", "--from-literal=a=b"); o.Code == 0 || !strings.Contains(o.Stderr, "disk of the datastore is full") {
+	big := filepath.Join(t.TempDir(), "big")
+	writeFile(t, big, strings.Repeat("0123456789abcdef", 500<<10/16))
+	if o := h.KubectlIn("", "create", "configmap", "one-more", "--from-file", big); o.Code == 0 || !strings.Contains(o.Stderr, "disk of the datastore is full") {
 		t.Errorf("kubectl says:\n%s", o.Both())
 	}
 	if err := os.Remove(ballast); err != nil {
