@@ -107,7 +107,7 @@ func hostTools(t *testing.T, c cluster) {
 	contains(t, c.Orch(nil, "images", "list", "--address", found).Stdout, "docker.io/library/myapp:1.4.2", "PINNED", "true")
 	archive := filepath.Join(t.TempDir(), "tool.tar")
 	contains(t, c.Orch(nil, "images", "pack", "--name", "tool.example/app:1", "-o", archive, lab.Program("myapp")).Stdout, "packed ", "tool.example/app:1")
-	contains(t, c.Orch(nil, "images", "import", "--address", found, archive).Stdout, "imported tool.example/app:1")
+	contains(t, c.Orch(nil, "images", "import", "--address", found, archive).Stdout, "imported ", "tool.example/app:1")
 	refused(t, c.Orch(nil, "images", "import", "--address", found, c.Kubeconfig()), 1, "importing "+c.Kubeconfig())
 	ctr := func(args ...string) lab.Output {
 		return c.Orch(nil, append([]string{"ctr", "--address", found}, args...)...)
