@@ -58,8 +58,8 @@ var importTable = []struct {
 	{"network/policy", []string{"api", "network"}},
 	{"network/dns", []string{"api", "network"}},
 	{"gpu", []string{"gpu"}},
-	{"agent", []string{"api", "runtime/engine", "runtime/logfile", "gpu/device", "gpu/health", "gpu/inventory", "gpu/alloc", "gpu/share", "gpu/cdi", "gpu/labels", "gpu/metrics"}},
-	{"cli", []string{"api", "runtime/image", "runtime/engine", "runtime/bundle"}},
+	{"agent", []string{"api", "runtime/engine", "runtime/logfile", "gpu/device", "gpu/health", "gpu/inventory", "gpu/alloc", "gpu/share", "gpu/cdi", "gpu/labels", "gpu/metrics", "gpu/report", "gpu/mig"}},
+	{"cli", []string{"api", "runtime/image", "runtime/engine", "runtime/bundle", "gpu/device", "gpu/report"}},
 	{"examples", nil},
 	{"scripts", []string{"api", "server/rest", "server/registry"}},
 }

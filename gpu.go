@@ -5,10 +5,12 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"net/http"
 	"os"
 	"path/filepath"
 	"runtime"
 	"slices"
+	"time"
 
 	"github.com/spf13/pflag"
 	core "k8s.io/api/core/v1"
@@ -29,6 +31,7 @@ import (
 	"orch/gpu/metrics"
 	"orch/gpu/nodes"
 	"orch/gpu/nvml"
+	"orch/gpu/report"
 	"orch/gpu/share"
 	"orch/gpu/sysfs"
 	"orch/runtime/bundle"
@@ -58,12 +61,13 @@ type nodeGPUs struct {
 	provider  *gpus.GPUs
 	devices   *devices.Manager
 	page      *gpus.Page
+	socket    string // of the paths below, for people on this host
 	released  chan struct{}
 }
 
 // newGPUs puts the parts together. Nothing is asked of a driver yet.
 func newGPUs(c nodeConfig, imageFile func(ctx context.Context, ref, path string, max int64) ([]byte, error), log *slog.Logger) (_ *nodeGPUs, err error) {
-	g := &nodeGPUs{config: c.gpuConfig, log: log, released: make(chan struct{}, 1)}
+	g := &nodeGPUs{config: c.gpuConfig, log: log, released: make(chan struct{}, 1), socket: filepath.Join(c.RunDir, report.Socket)}
 	sharing, err := g.sharing()
 	if err != nil {
 		return nil, err
@@ -154,8 +158,11 @@ func (g *nodeGPUs) look() gpus.View {
 	for _, c := range inventory.Conditions(s) {
 		v.Conditions = append(v.Conditions, gpus.Conditioned(c.Type, c.Status, c.Reason, c.Message))
 	}
+	for _, f := range s.Findings {
+		v.Findings = append(v.Findings, report.Finding(f))
+	}
 	for k, u := range s.Units {
-		v.Units = append(v.Units, gpus.Unit{UUID: k.UUID, GI: k.GI, Draining: u.State == health.Draining, Evict: u.Evict, Sentence: u.Sentence()})
+		v.Units = append(v.Units, gpus.Unit{UUID: k.UUID, GI: k.GI, Draining: u.State == health.Draining, Evict: u.Evict, State: string(u.State), Sentence: u.Sentence()})
 		if u.Cause.XID != 0 {
 			if v.XIDs == nil {
 				v.XIDs = map[string]metrics.XIDs{}
@@ -198,6 +205,22 @@ func (g *nodeGPUs) processes(ctx context.Context, card string) ([]device.Process
 	return g.driver.Processes(ctx, card)
 }
 
+// record is the machine as it answers now, for a bug report.
+func (g *nodeGPUs) record(ctx context.Context) (device.Recording, error) {
+	rec, err := g.inventory.Record(ctx)
+	rec.Taken, rec.By = time.Now().UTC().Format(time.RFC3339), "orch "+version
+	return rec, err
+}
+
+// paths are those that the node's own API has for its GPUs.
+func (g *nodeGPUs) paths() map[string]http.Handler {
+	return map[string]http.Handler{
+		report.Path:        http.HandlerFunc(g.page.ServeReport),
+		report.RecordPath:  gpus.Recorder(g.record),
+		report.MetricsPath: g.page,
+	}
+}
+
 // run keeps all of it going until ctx ends.
 func (g *nodeGPUs) run(ctx context.Context, c *client.Client, nodeName string) error {
 	recorder, err := events.New(events.Config{Client: c, Component: "orch-gpu", Host: nodeName})
@@ -225,6 +248,7 @@ func (g *nodeGPUs) run(ctx context.Context, c *client.Client, nodeName string) e
 		g.inventory.Run, g.provider.Run, recorder.Run,
 		func(ctx context.Context) error { return g.provider.Tend(ctx, care, g.released) },
 		func(ctx context.Context) error { return g.page.Serve(ctx, g.config.GPUMetrics) },
+		func(ctx context.Context) error { return g.page.ServeLocal(ctx, g.socket, g.paths()) },
 	}
 	if g.helper != nil {
 		parts = append(parts, g.helper.Run)

@@ -158,7 +158,7 @@ func (n *node) makeAgent() (err error) {
 	if err != nil {
 		return err
 	}
-	n.streams, err = stream.New(stream.Config{Pods: shown{n.agent.Pods()}, Engine: n.engine, Dialer: podDialer{}, Reach: n.network.has, Log: n.log})
+	n.streams, err = stream.New(stream.Config{Pods: shown{n.agent.Pods()}, Engine: n.engine, Dialer: podDialer{}, Reach: n.network.has, More: n.gpus.paths(), Log: n.log})
 	return err
 }
 

@@ -60,10 +60,10 @@ func Main(ctx context.Context, p Program, args []string) int {
 	}
 	root := New(p)
 	root.SetArgs(args[1:])
-	return report(p.Stderr, root.ExecuteContext(ctx))
+	return outcome(p.Stderr, root.ExecuteContext(ctx))
 }
 
-func report(stderr io.Writer, err error) int {
+func outcome(stderr io.Writer, err error) int {
 	var usage usageError
 	switch {
 	case err == nil, errors.Is(err, context.Canceled):
@@ -96,7 +96,7 @@ func New(p Program) *cobra.Command {
 	root.SetOut(p.Stdout)
 	root.SetErr(p.Stderr)
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
-	root.AddCommand(serverCommand(p), agentCommand(p), imagesCommand(), statusCommand(), secretsEncryptCommand(), tokenCommand(), versionCommand(p),
+	root.AddCommand(serverCommand(p), agentCommand(p), imagesCommand(), statusCommand(), secretsEncryptCommand(), tokenCommand(), gpuCommand(), topCommand(), versionCommand(p),
 		elsewhere("kubectl", "The embedded kubectl, using the cluster of this host"),
 		elsewhere("ctr", "The embedded containerd client, using the containerd of this host"))
 	return root

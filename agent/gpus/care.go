@@ -19,7 +19,8 @@ type Unit struct {
 	GI   int
 	// Draining: it waits for those that hold it to be gone. Evict: they are to be sent away.
 	Draining, Evict bool
-	Sentence        string
+	// State is health's word, Sentence says why and what follows.
+	State, Sentence string
 }
 
 // Notice is something to be told as an event of the node.

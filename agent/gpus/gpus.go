@@ -26,6 +26,7 @@ import (
 	"orch/gpu/device"
 	"orch/gpu/labels"
 	"orch/gpu/metrics"
+	"orch/gpu/report"
 	"orch/gpu/share"
 	"orch/runtime/engine"
 )
@@ -36,6 +37,8 @@ type View struct {
 	// Allocatable tells whether a card or MIG device, by UUID, may be given out.
 	Allocatable func(uuid string) bool
 	Conditions  []core.NodeCondition
+	// Findings are what is wrong with the driver as a whole.
+	Findings []report.Finding
 	// Units are those that are not healthy, Notices what became of them lately.
 	Units   []Unit
 	Notices []Notice

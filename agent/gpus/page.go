@@ -25,6 +25,7 @@ type Page struct {
 
 	mu     sync.Mutex // held while the driver is asked: scrapes at once share an answer
 	last   []device.Figures
+	owners map[string][]metrics.Owner
 	usage  metrics.Usage
 	page   []byte
 	readAt time.Time
@@ -62,10 +63,23 @@ func (p *Page) read(ctx context.Context) ([]byte, error) {
 	if p.page != nil && now.Sub(p.readAt) < scrapeEvery {
 		return p.page, nil
 	}
+	if err := p.askLocked(ctx, now); err != nil {
+		return nil, err
+	}
 	v := p.gpus.config.Look()
+	var b bytes.Buffer
+	if err := metrics.Write(&b, metrics.Sample{Machine: v.Machine, Figures: p.last, Hostname: p.hostname, Owners: p.owners, XIDs: v.XIDs, Usage: p.usage}); err != nil {
+		return nil, err
+	}
+	p.page = b.Bytes()
+	return p.page, nil
+}
+
+// askLocked reads the figures and counts what was used since they were read before.
+func (p *Page) askLocked(ctx context.Context, now time.Time) error {
 	figures, err := p.figures(ctx)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	for i := range figures {
 		if figures[i].UnixNano == 0 {
@@ -80,13 +94,8 @@ func (p *Page) read(ctx context.Context) ([]byte, error) {
 		}
 	}
 	p.usage = p.usage.Add(p.last, figures, owners)
-	p.last = figures
-	var b bytes.Buffer
-	if err := metrics.Write(&b, metrics.Sample{Machine: v.Machine, Figures: figures, Hostname: p.hostname, Owners: owners, XIDs: v.XIDs, Usage: p.usage}); err != nil {
-		return nil, err
-	}
-	p.page, p.readAt = b.Bytes(), now
-	return p.page, nil
+	p.last, p.owners, p.page, p.readAt = figures, owners, nil, now
+	return nil
 }
 
 // Serve answers on address under /metrics, as the DCGM exporter does, while there are GPUs.

@@ -64,7 +64,9 @@ type Config struct {
 	// Reach tells whether the API server may be connected with an address: one of the
 	// node's own or of its pods. Nil: with none.
 	Reach func(netip.Addr) bool
-	Log   *slog.Logger
+	// More are further paths of the node's own API, which answer GET at once.
+	More map[string]http.Handler
+	Log  *slog.Logger
 
 	// MaxStreams bounds what is open at once, all verbs together; 0 is 1000. One
 	// more is answered with 429.
@@ -124,6 +126,9 @@ func New(c Config) (*Handler, error) {
 		"GET " + api.PathDial + "{address}":                h.dial,
 	} {
 		h.mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) { h.bounded(w, r, serve) })
+	}
+	for path, more := range c.More {
+		h.mux.Handle("GET "+path, more)
 	}
 	h.mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "ok") })
 	return h, nil
