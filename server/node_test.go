@@ -81,8 +81,8 @@ func tokenBody(bound string) string {
 	return `{"apiVersion":"authentication.k8s.io/v1","kind":"TokenRequest","spec":{` + bound + `}}`
 }
 
-// forbidden is the table of what the credential of node n1 must not do; uid2 is that of the other node's pod.
-func forbidden(uid2 string) []refusal {
+// forbidden is the table of what the credential of node n1 must not do; uid2 is that of the other node's pod, uid1 that of its own.
+func forbidden(uid1, uid2 string) []refusal {
 	return []refusal{
 		{"list all secrets", "GET", "/api/v1/secrets", "", "can only read namespaced object of this type"},
 		{"list a namespace's secrets", "GET", ns + "secrets", "", "No Object name found"},
@@ -134,6 +134,19 @@ func forbidden(uid2 string) []refusal {
 		{"create a mirror pod with a secret", "POST", ns + "pods", mirrorPod + `,"volumes":[{"name":"v","secret":{"secretName":"secret-a2"}}]}}`, `node "n1" can not create pods that reference secrets`},
 		{"create a mirror pod with a configmap", "POST", ns + "pods", mirrorPod + `,"volumes":[{"name":"v","configMap":{"name":"config-a2"}}]}}`, "can not create pods that reference configmaps"},
 		{"create a mirror pod with an account", "POST", ns + "pods", mirrorPod + `,"serviceAccountName":"sa2"}}`, "service account"},
+		{"create a mirror pod with a secret in its environment", "POST", ns + "pods", `{"metadata":{"name":"m","annotations":{"kubernetes.io/config.mirror":""}},"spec":{"nodeName":"n1","containers":[{"name":"c","image":"x","envFrom":[{"secretRef":{"name":"secret-a2"}}]}]}}`, `node "n1" can not create pods that reference secrets`},
+		{"create a mirror pod with trust bundles", "POST", ns + "pods", mirrorPod + `,"volumes":[{"name":"v","projected":{"sources":[{"clusterTrustBundle":{"name":"x","path":"t"}}]}}]}}`, "can not create pods that reference clustertrustbundles"},
+		{"create a mirror pod with an ephemeral claim", "POST", ns + "pods", mirrorPod + `,"volumes":[{"name":"v","ephemeral":{"volumeClaimTemplate":{"spec":{"accessModes":["ReadWriteOnce"],"resources":{"requests":{"storage":"1Gi"}}}}}}]}}`, "can not create pods that reference persistentvolumeclaims (via ephemeral volumes)"},
+		{"create a mirror pod with devices", "POST", ns + "pods", mirrorPod + `,"resourceClaims":[{"name":"d","resourceClaimName":"x"}]}}`, "can not create pods that reference resourceclaims"},
+		{"create a mirror pod that nobody owns", "POST", ns + "pods", mirrorPod + `}}`, "can only create pods with an owner reference set to itself"},
+		{"token for another audience", "POST", ns + "serviceaccounts/sa1/token", tokenBody(`"audiences":["vault"],"boundObjectRef":{"apiVersion":"v1","kind":"Pod","name":"pod1","uid":"` + uid1 + `"}`), `system:node:n1 is not authorized to request tokens for audience "vault"`},
+		{"token for several audiences", "POST", ns + "serviceaccounts/sa1/token", tokenBody(`"audiences":["a","b"],"boundObjectRef":{"apiVersion":"v1","kind":"Pod","name":"pod1","uid":"` + uid1 + `"}`), "node may only request 0 or 1 audiences"},
+		{"read the status of its csinode", "GET", "/apis/storage.k8s.io/v1/csinodes/n1/status", "", "CSINode status access requires CSIVolumeHealth feature"},
+		{"write a pod certificate", "PATCH", "/apis/certificates.k8s.io/v1/namespaces/default/podcertificaterequests/x/status", `{}`, "nodes may not access the status subresource of PodCertificateRequests"},
+		{"delete a pod certificate request", "DELETE", "/apis/certificates.k8s.io/v1/namespaces/default/podcertificaterequests/x", "", "nodes may not delete podcertificaterequests"},
+		{"list all pod certificate requests", "GET", "/apis/certificates.k8s.io/v1/podcertificaterequests", "", "can only list/watch podcertificaterequests with nodeName field selector"},
+		{"list all resource slices", "GET", "/apis/resource.k8s.io/v1/resourceslices", "", "can only list/watch/deletecollection resourceslices with nodeName field selector"},
+		{"act as another", "GET", "/api/v1/nodes?as=admin", "", "cannot impersonate-on:user-info:list"},
 		{"create another node", "POST", "/api/v1/nodes", `{"metadata":{"name":"n3"}}`, `node "n1" is not allowed to modify node "n3"`},
 		{"write another node", "PATCH", "/api/v1/nodes/n2", `{"metadata":{"annotations":{"a":"b"}}}`, `node "n1" is not allowed to modify node "n2"`},
 		{"write another node's status", "PATCH", "/api/v1/nodes/n2/status", `{"status":{"phase":"Running"}}`, `node "n1" is not allowed to modify node "n2"`},
@@ -172,9 +185,14 @@ func TestNodeIsConfined(t *testing.T) {
 	s := nodes(t)
 	n1 := user(t, s, "system:node:n1", api.GroupNodes)
 	uid1 := string(client.Cached(s.Client("x"), api.Pods, "default", "pod1").UID)
+	nodeUID := string(client.Cached(s.Client("x"), api.Nodes, "", "n1").UID)
 	uid2 := string(client.Cached(s.Client("x"), api.Pods, "default", "pod2").UID)
-	for _, tc := range forbidden(uid2) {
+	for _, tc := range forbidden(uid1, uid2) {
 		t.Run(tc.name, func(t *testing.T) {
+			n1.header.Del("Impersonate-User")
+			if strings.Contains(tc.path, "as=admin") {
+				n1.header.Set("Impersonate-User", "admin")
+			}
 			code, message := n1.message(tc.verb, tc.path, tc.body)
 			if code != 403 || !strings.Contains(message, tc.says) {
 				t.Errorf("got %d %s\nwant 403 with %s", code, message, tc.says)
@@ -205,7 +223,7 @@ func TestNodeIsConfined(t *testing.T) {
 		{"write its status", "PATCH", "/api/v1/nodes/n1/status", `{"status":{"phase":"Running"}}`, 200},
 		{"create its lease", "POST", "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases", `{"metadata":{"name":"n1"}}`, 201},
 		{"create an event", "POST", ns + "events", `{"metadata":{"name":"e"},"involvedObject":{"namespace":"default","name":"pod1"}}`, 201},
-		{"create a mirror pod", "POST", ns + "pods", mirrorPod + `}}`, 201},
+		{"create a mirror pod", "POST", ns + "pods", strings.Replace(mirrorPod, `"annotations"`, `"ownerReferences":[{"apiVersion":"v1","kind":"Node","name":"n1","controller":true,"uid":"`+nodeUID+`"}],"annotations"`, 1) + `}}`, 201},
 		{"delete its pod", "DELETE", ns + "pods/pod1", "", 200},
 	} {
 		t.Run("may "+tc.name, func(t *testing.T) {

@@ -132,7 +132,8 @@ func (s *Server) assemble(store datastore.Store) (err error) {
 	if s.audit, err = audit.New(s.cfg.Audit, s.log); err != nil {
 		return err
 	}
-	s.access, err = access.New(access.Config{Keys: s.pki, Cache: self, ClusterDomain: s.cfg.ClusterDomain, URL: s.advertised(), Audited: s.audit != nil, Options: s.cfg.Access, Log: s.log})
+	s.access, err = access.New(access.Config{Keys: s.pki, Cache: self, ClusterDomain: s.cfg.ClusterDomain, URL: s.advertised(), Audited: s.audit != nil, Options: s.cfg.Access,
+		Asked: rest.Asked, Log: s.log})
 	if err != nil {
 		return err
 	}

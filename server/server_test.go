@@ -330,7 +330,7 @@ func TestImpersonation(t *testing.T) {
 	}
 	alice := user(t, s, "alice")
 	alice.header.Set("Impersonate-User", "admin")
-	if code, m := alice.message("GET", "/api", ""); code != 403 || m != `users "admin" is forbidden: User "alice" cannot impersonate resource "users" in API group "" at the cluster scope` {
+	if code, m := alice.message("GET", "/api", ""); code != 403 || m != `forbidden: User "alice" cannot impersonate-on:user-info:get path "/api"` {
 		t.Errorf("%d %s", code, m)
 	}
 }

@@ -15,6 +15,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/http"
 	"sync/atomic"
 	"time"
 
@@ -62,7 +63,10 @@ type Config struct {
 	// Options are what the flags say. RequestHeaders is filled from them.
 	Options        Options
 	RequestHeaders RequestHeaders
-	Log            *slog.Logger
+	// Asked tells what a request wants, all but who wants it, for impersonation that is
+	// granted for some requests only; nil: there is none such.
+	Asked func(*http.Request) Attributes
+	Log   *slog.Logger
 	// Audited notes decisions in the records of requests.
 	Audited bool
 	// Now is the clock; nil is time.Now.

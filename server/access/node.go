@@ -95,7 +95,7 @@ func getOne(at *Attributes) (bool, string) {
 
 func (x *nodeIndex) claim(node string, at *Attributes) (bool, string) {
 	if at.Subresource == "status" {
-		if at.Verb != "update" && at.Verb != "patch" && at.Verb != "get" {
+		if at.Verb != "update" && at.Verb != "patch" {
 			return false, "can only get/update/patch this type"
 		}
 	} else if ok, why := getOne(at); !ok {
@@ -129,8 +129,8 @@ func (x *nodeIndex) attachment(node string, at *Attributes) (bool, string) {
 
 func (x *nodeIndex) serviceAccount(node string, at *Attributes) (bool, string) {
 	switch {
-	case at.Verb == "get" && at.Subresource == "" && at.Name != "":
-		// upstream lets a kubelet read accounts for image pulls
+	case at.Verb == "get" && at.Subresource == "":
+		return x.readNamed(node, "account", at) // for credentials of image pulls and pod certificates
 	case at.Verb != "create" || at.Name == "":
 		return false, "can only create tokens for individual service accounts"
 	case at.Subresource != "token":
@@ -152,18 +152,20 @@ func (x *nodeIndex) node(node string, at *Attributes) (bool, string) {
 		case "create", "update", "patch":
 			return true, "" // admission checks whose
 		case "get", "list", "watch":
-			if at.Name == node {
+			switch at.Name {
+			case node:
 				return true, ""
+			case "":
+				return false, fmt.Sprintf("node '%s' cannot read all nodes, only its own Node object", node)
 			}
-			return false, fmt.Sprintf("node '%s' cannot read all nodes, only its own Node object", node)
+			return false, fmt.Sprintf("node '%s' cannot read '%s', only its own Node object", node, at.Name)
 		}
-		return false, fmt.Sprintf("node '%s' cannot %s nodes", node, at.Verb)
 	case "status":
 		if at.Verb == "update" || at.Verb == "patch" {
 			return true, ""
 		}
 	}
-	return false, fmt.Sprintf("node '%s' cannot %s nodes/%s", node, at.Verb, at.Subresource)
+	return false, ""
 }
 
 func (x *nodeIndex) deviceClaim(node string, at *Attributes) (bool, string) {
@@ -190,11 +192,8 @@ func (x *nodeIndex) deviceSlice(node string, at *Attributes) (bool, string) {
 		}
 		return unrelated(node)
 	case "list", "watch", "deletecollection":
-		s, err := fields.ParseSelector(at.FieldSelector)
-		if err == nil {
-			if want, ok := s.RequiresExactMatch("spec.nodeName"); ok && want == node {
-				return true, ""
-			}
+		if selectsNode(at.FieldSelector, node) {
+			return true, ""
 		}
 		return false, "can only list/watch/deletecollection resourceslices with nodeName field selector"
 	}
@@ -209,14 +208,14 @@ func (x *nodeIndex) pods(node string, at *Attributes) (bool, string) {
 		}
 		return unrelated(node)
 	case " list", " watch":
-		if at.Name != "" && at.Namespace != "" && x.mayReadPod(node, at.Namespace, at.Name) {
+		if selectsNode(at.FieldSelector, node) {
 			return true, ""
 		}
-		s, err := fields.ParseSelector(at.FieldSelector)
-		if err == nil {
-			if want, ok := s.RequiresExactMatch("spec.nodeName"); ok && want == node {
+		if at.Name != "" && at.Namespace != "" {
+			if x.mayReadPod(node, at.Namespace, at.Name) {
 				return true, ""
 			}
+			return unrelated(node)
 		}
 		return false, "can only list/watch pods with spec.nodeName field selector"
 	case " create", " delete", "status update", "status patch", "eviction create":
@@ -225,26 +224,36 @@ func (x *nodeIndex) pods(node string, at *Attributes) (bool, string) {
 	return false, ""
 }
 
+// selectsNode tells that a selector lets through what is on the node only.
+func selectsNode(selector, node string) bool {
+	s, err := fields.ParseSelector(selector)
+	if err != nil {
+		return false
+	}
+	want, ok := s.RequiresExactMatch("spec.nodeName")
+	return ok && want == node
+}
+
 // podRequest: a node asks for certificates of its own pods, and sees what came of it.
 func (x *nodeIndex) podRequest(node string, at *Attributes) (bool, string) {
-	switch at.Subresource + " " + at.Verb {
-	case " create":
+	if at.Subresource != "" {
+		return false, "nodes may not access the status subresource of PodCertificateRequests"
+	}
+	switch at.Verb {
+	case "create":
 		return true, "" // admission checks for whom
-	case " get":
+	case "get":
 		if r := client.Cached(x.cache, api.PodCertificateRequests, at.Namespace, at.Name); r != nil && string(r.Spec.NodeName) == node {
 			return true, ""
 		}
 		return unrelated(node)
-	case " list", " watch":
-		s, err := fields.ParseSelector(at.FieldSelector)
-		if err == nil {
-			if want, ok := s.RequiresExactMatch("spec.nodeName"); ok && want == node {
-				return true, ""
-			}
+	case "list", "watch":
+		if selectsNode(at.FieldSelector, node) {
+			return true, ""
 		}
 		return false, "can only list/watch podcertificaterequests with nodeName field selector"
 	}
-	return false, "nodes may only create, get, list and watch podcertificaterequests"
+	return false, fmt.Sprintf("nodes may not %s podcertificaterequests", at.Verb)
 }
 
 func (x *nodeIndex) lease(node string, at *Attributes) (bool, string) {
@@ -261,6 +270,9 @@ func (x *nodeIndex) lease(node string, at *Attributes) (bool, string) {
 }
 
 func (x *nodeIndex) csiNode(node string, at *Attributes) (bool, string) {
+	if at.Subresource == "status" {
+		return false, "CSINode status access requires CSIVolumeHealth feature"
+	}
 	if !ownVerb(at.Verb) {
 		return false, "can only get, create, update, patch, or delete a CSINode"
 	}

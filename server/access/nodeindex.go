@@ -150,6 +150,12 @@ func volumeSecrets(v *core.PersistentVolume, each func(ref)) {
 		add(src.RBD.SecretRef)
 	case src.FlexVolume != nil:
 		add(src.FlexVolume.SecretRef)
+	case src.Cinder != nil:
+		add(src.Cinder.SecretRef)
+	case src.ScaleIO != nil:
+		add(src.ScaleIO.SecretRef)
+	case src.StorageOS != nil && src.StorageOS.SecretRef != nil:
+		add(&core.SecretReference{Name: src.StorageOS.SecretRef.Name, Namespace: src.StorageOS.SecretRef.Namespace})
 	case src.AzureFile != nil:
 		ns := ""
 		if src.AzureFile.SecretNamespace != nil {
@@ -162,7 +168,7 @@ func volumeSecrets(v *core.PersistentVolume, each func(ref)) {
 // podRefs calls each for everything the node must read to run p, with repeats.
 func podRefs(p *core.Pod, each func(ref)) {
 	// Mirror pods are written by nodes themselves: they must not open doors.
-	if p.Annotations[core.MirrorPodAnnotationKey] != "" {
+	if _, mirror := p.Annotations[core.MirrorPodAnnotationKey]; mirror {
 		return
 	}
 	in := func(kind, name string) {
@@ -214,6 +220,16 @@ func podRefs(p *core.Pod, each func(ref)) {
 			in("devices", *c.ResourceClaimName)
 		}
 	}
+	if s := p.Status.ExtendedResourceClaimStatus; s != nil {
+		in("devices", s.ResourceClaimName)
+	}
+}
+
+// Uses tells whether a pod refers to a kind: secret, configmap, claim, devices, account.
+func Uses(p *core.Pod, kind string) bool {
+	found := false
+	podRefs(p, func(r ref) { found = found || r.kind == kind })
+	return found
 }
 
 func volumeRefs(p *core.Pod, v *core.Volume, in func(kind, name string)) {
@@ -252,6 +268,12 @@ func volumeRefs(p *core.Pod, v *core.Volume, in func(kind, name string)) {
 		secret(v.FlexVolume.SecretRef)
 	case v.AzureFile != nil:
 		in("secret", v.AzureFile.SecretName)
+	case v.Cinder != nil:
+		secret(v.Cinder.SecretRef)
+	case v.ScaleIO != nil:
+		secret(v.ScaleIO.SecretRef)
+	case v.StorageOS != nil:
+		secret(v.StorageOS.SecretRef)
 	}
 }
 

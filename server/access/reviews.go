@@ -1,6 +1,7 @@
 package access
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"maps"
@@ -9,9 +10,12 @@ import (
 	authn "k8s.io/api/authentication/v1"
 	authz "k8s.io/api/authorization/v1"
 	rbac "k8s.io/api/rbac/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	metavalidation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
 	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/selection"
@@ -91,7 +95,7 @@ func (a *Access) selfSubjectReview(_ context.Context, q registry.Request, r *aut
 }
 
 func (a *Access) subjectAccessReview(ctx context.Context, _ registry.Request, r *authz.SubjectAccessReview) error {
-	if errs := checkSubject(&r.Spec); len(errs) > 0 {
+	if errs := append(checkSubject(&r.Spec), checkBare(r.ObjectMeta, "must be empty")...); len(errs) > 0 {
 		return apierrors.NewInvalid(schema.GroupKind{Group: "authorization.k8s.io", Kind: "SubjectAccessReview"}, "", errs)
 	}
 	r.Status = a.review(ctx, reviewUser(&r.Spec), r.Spec.ResourceAttributes, r.Spec.NonResourceAttributes)
@@ -99,7 +103,9 @@ func (a *Access) subjectAccessReview(ctx context.Context, _ registry.Request, r 
 }
 
 func (a *Access) localSubjectAccessReview(ctx context.Context, q registry.Request, r *authz.LocalSubjectAccessReview) error {
-	errs := checkSubject(&r.Spec)
+	meta := r.ObjectMeta
+	meta.Namespace = ""
+	errs := append(checkSubject(&r.Spec), checkBare(meta, "must be empty except for namespace")...)
 	if ra := r.Spec.ResourceAttributes; ra != nil && ra.Namespace != q.Namespace {
 		errs = append(errs, field.Invalid(field.NewPath("spec.resourceAttributes.namespace"), ra.Namespace, "must match metadata.namespace"))
 	}
@@ -114,7 +120,8 @@ func (a *Access) localSubjectAccessReview(ctx context.Context, q registry.Reques
 }
 
 func (a *Access) selfSubjectAccessReview(ctx context.Context, q registry.Request, r *authz.SelfSubjectAccessReview) error {
-	if errs := append(checkOneOf(r.Spec.ResourceAttributes, r.Spec.NonResourceAttributes), checkSelectors(r.Spec.ResourceAttributes)...); len(errs) > 0 {
+	errs := append(checkOneOf(r.Spec.ResourceAttributes, r.Spec.NonResourceAttributes), checkSelectors(r.Spec.ResourceAttributes)...)
+	if errs = append(errs, checkBare(r.ObjectMeta, "must be empty")...); len(errs) > 0 {
 		return apierrors.NewInvalid(schema.GroupKind{Group: "authorization.k8s.io", Kind: "SelfSubjectAccessReview"}, "", errs)
 	}
 	r.Status = a.review(ctx, q.User, r.Spec.ResourceAttributes, r.Spec.NonResourceAttributes)
@@ -122,19 +129,25 @@ func (a *Access) selfSubjectAccessReview(ctx context.Context, q registry.Request
 }
 
 func checkSubject(s *authz.SubjectAccessReviewSpec) field.ErrorList {
-	errs := append(checkOneOf(s.ResourceAttributes, s.NonResourceAttributes), checkSelectors(s.ResourceAttributes)...)
+	errs := checkOneOf(s.ResourceAttributes, s.NonResourceAttributes)
 	if s.User == "" && len(s.Groups) == 0 {
 		errs = append(errs, field.Invalid(field.NewPath("spec", "user"), s.User, "at least one of user or group must be specified"))
 	}
-	return errs
+	return append(errs, checkSelectors(s.ResourceAttributes)...)
+}
+
+// checkBare: a review has no metadata; what the server adds for field managers does not count.
+func checkBare(m metav1.ObjectMeta, detail string) field.ErrorList {
+	m.ManagedFields = nil
+	if equality.Semantic.DeepEqual(m, metav1.ObjectMeta{}) {
+		return nil
+	}
+	return field.ErrorList{field.Invalid(field.NewPath("metadata"), m, detail)}
 }
 
 func checkOneOf(r *authz.ResourceAttributes, n *authz.NonResourceAttributes) field.ErrorList {
-	if r != nil && n != nil {
-		return field.ErrorList{field.Invalid(field.NewPath("spec.nonResourceAttributes"), n, "cannot be specified in combination with resourceAttributes")}
-	}
-	if r == nil && n == nil {
-		return field.ErrorList{field.Invalid(field.NewPath("spec.resourceAttributes"), r, "exactly one of nonResourceAttributes or resourceAttributes must be specified")}
+	if (r != nil) == (n != nil) {
+		return field.ErrorList{field.Invalid(field.NewPath("spec"), n, "exactly one of nonResourceAttributes or resourceAttributes must be specified")}
 	}
 	return nil
 }
@@ -153,7 +166,7 @@ func reviewUser(s *authz.SubjectAccessReviewSpec) registry.User {
 func (a *Access) review(ctx context.Context, u registry.User, r *authz.ResourceAttributes, n *authz.NonResourceAttributes) authz.SubjectAccessReviewStatus {
 	at := Attributes{User: u}
 	if r != nil {
-		at.Verb, at.Namespace, at.Group, at.Version = r.Verb, r.Namespace, r.Group, r.Version
+		at.Verb, at.Namespace, at.Group, at.Version = r.Verb, r.Namespace, r.Group, cmp.Or(r.Version, "*")
 		at.Resource, at.Subresource, at.Name = r.Resource, r.Subresource, r.Name
 		if r.FieldSelector != nil {
 			at.FieldSelector = fieldSelectorText(r.FieldSelector)
@@ -204,22 +217,38 @@ func reviewOf(at *Attributes) authz.SubjectAccessReviewSpec {
 	return s
 }
 
-// fieldSelectorText writes the requirements that matter to authorizers, those of
-// equality, as a selector; the raw form wins.
+// fieldSelectorText writes requirements as a selector; those that make none ask for more,
+// not less.
 func fieldSelectorText(s *authz.FieldSelectorAttributes) string {
 	if s.RawSelector != "" {
 		return s.RawSelector
 	}
-	text := ""
+	var list fields.Requirements
 	for _, r := range s.Requirements {
-		if r.Operator == metav1.FieldSelectorOpIn && len(r.Values) == 1 {
-			if text != "" {
-				text += ","
-			}
-			text += r.Key + "=" + r.Values[0]
+		if len(r.Values) != 1 {
+			continue
+		}
+		switch r.Operator {
+		case metav1.FieldSelectorOpIn:
+			list = append(list, fields.Requirement{Field: r.Key, Operator: selection.Equals, Value: r.Values[0]})
+		case metav1.FieldSelectorOpNotIn:
+			list = append(list, fields.Requirement{Field: r.Key, Operator: selection.NotEquals, Value: r.Values[0]})
 		}
 	}
-	return text
+	return FieldSelector(list)
+}
+
+// FieldSelector writes requirements as the selector that a request would send.
+func FieldSelector(list fields.Requirements) string {
+	terms := make([]fields.Selector, 0, len(list))
+	for _, r := range list {
+		if r.Operator == selection.NotEquals {
+			terms = append(terms, fields.OneTermNotEqualSelector(r.Field, r.Value))
+		} else {
+			terms = append(terms, fields.OneTermEqualSelector(r.Field, r.Value))
+		}
+	}
+	return fields.AndSelectors(terms...).String()
 }
 
 // labelSelectorText writes requirements as a selector; those that make none ask for more, not less.
@@ -227,25 +256,38 @@ func labelSelectorText(s *authz.LabelSelectorAttributes) string {
 	if s.RawSelector != "" {
 		return s.RawSelector
 	}
-	sel, err := metav1.LabelSelectorAsSelector(&metav1.LabelSelector{MatchExpressions: s.Requirements})
-	if err != nil {
-		return ""
+	text := labels.NewSelector()
+	for _, r := range s.Requirements {
+		one, err := metav1.LabelSelectorAsSelector(&metav1.LabelSelector{MatchExpressions: []metav1.LabelSelectorRequirement{r}})
+		if err != nil {
+			continue
+		}
+		list, _ := one.Requirements()
+		text = text.Add(list...)
 	}
-	return sel.String()
+	return text.String()
 }
 
 // checkSelectors follows upstream's validation of both kinds of selectors.
 func checkSelectors(r *authz.ResourceAttributes) field.ErrorList {
 	var errs field.ErrorList
-	at := field.NewPath("spec", "resourceAttributes")
+	at := field.NewPath("spec.resourceAttributes")
 	if r == nil {
 		return nil
 	}
 	if s := r.FieldSelector; s != nil {
 		errs = append(errs, checkSelector(at.Child("fieldSelector"), s.RawSelector, len(s.Requirements))...)
+		for i, q := range s.Requirements {
+			errs = append(errs, metavalidation.ValidateFieldSelectorRequirement(q, metavalidation.FieldSelectorValidationOptions{AllowUnknownOperatorInRequirement: true},
+				at.Child("fieldSelector", "requirements").Index(i))...)
+		}
 	}
 	if s := r.LabelSelector; s != nil {
 		errs = append(errs, checkSelector(at.Child("labelSelector"), s.RawSelector, len(s.Requirements))...)
+		for i, q := range s.Requirements {
+			errs = append(errs, metavalidation.ValidateLabelSelectorRequirement(q, metavalidation.LabelSelectorValidationOptions{AllowUnknownOperatorInRequirement: true},
+				at.Child("labelSelector", "requirements").Index(i))...)
+		}
 	}
 	return errs
 }
@@ -264,8 +306,9 @@ func (a *Access) selfSubjectRulesReview(_ context.Context, q registry.Request, r
 	if r.Spec.Namespace == "" {
 		return apierrors.NewBadRequest("no namespace on request")
 	}
-	r.Status = authz.SubjectRulesReviewStatus{ResourceRules: []authz.ResourceRule{}, NonResourceRules: []authz.NonResourceRule{}}
-	rules, missing := a.RulesFor(q.User, r.Spec.Namespace)
+	rules, incomplete, problems := a.enumerate(q.User, r.Spec.Namespace)
+	r.Spec = authz.SelfSubjectRulesReviewSpec{} // the answer is about the asker and says no more, upstream's
+	r.Status = authz.SubjectRulesReviewStatus{ResourceRules: []authz.ResourceRule{}, NonResourceRules: []authz.NonResourceRule{}, Incomplete: incomplete}
 	for _, p := range rules {
 		if len(p.Resources) > 0 {
 			r.Status.ResourceRules = append(r.Status.ResourceRules, authz.ResourceRule{Verbs: p.Verbs, APIGroups: p.APIGroups, Resources: p.Resources, ResourceNames: p.ResourceNames})
@@ -274,22 +317,40 @@ func (a *Access) selfSubjectRulesReview(_ context.Context, q registry.Request, r
 			r.Status.NonResourceRules = append(r.Status.NonResourceRules, authz.NonResourceRule{Verbs: p.Verbs, NonResourceURLs: p.NonResourceURLs})
 		}
 	}
-	if len(missing) > 0 {
-		r.Status.EvaluationError = aggregate(missing)
+	if len(problems) > 0 {
+		r.Status.EvaluationError = aggregate(problems)
 	}
 	return nil
 }
 
-// RulesFor lists all rules that a user has in a namespace ("" for cluster-wide
+// enumerate asks every authorizer for the rules that it would go by; incomplete is true
+// where one does not go by rules.
+func (a *Access) enumerate(u registry.User, namespace string) (rules []rbac.PolicyRule, incomplete bool, problems []string) {
+	for _, z := range a.settings.Load().chain {
+		switch z.kind {
+		case "Node":
+			if _, is := nodeOf(u); is {
+				incomplete, problems = true, append(problems, "node authorizer does not support user rule resolution")
+			}
+		case "Webhook":
+			incomplete, problems = true, append(problems, "webhook authorizer does not support user rule resolution")
+		case "AlwaysAllow":
+			rules = append(rules, everything...)
+		case "RBAC":
+			granted, missing := a.RulesFor(u, namespace)
+			rules = append(rules, granted...)
+			if len(missing) > 0 {
+				problems = append(problems, aggregate(missing))
+			}
+		}
+	}
+	return rules, incomplete, problems
+}
+
+// RulesFor lists all rules that bindings give a user in a namespace ("" for cluster-wide
 // ones only), and what is wrong with bindings that could not be followed.
 func (a *Access) RulesFor(u registry.User, namespace string) ([]rbac.PolicyRule, []string) {
 	var rules []rbac.PolicyRule
-	if slices.Contains(u.Groups, api.GroupMasters) {
-		rules = append(rules, everything...)
-	}
-	if _, is := nodeOf(u); is {
-		rules = append(rules, nodeRules...)
-	}
 	missing := a.rbac.each(u, namespace, func(_ grant, r []rbac.PolicyRule) bool {
 		rules = append(rules, r...)
 		return true

@@ -86,7 +86,9 @@ func (a *Access) loadAuthentication(s *settings) error {
 
 // authorizer is one of the chain: yes, no, or somebody else shall say.
 type authorizer struct {
-	name   string
+	name string
+	// kind is Node, RBAC, ... as configurations name it.
+	kind   string
 	decide func(ctx context.Context, at *Attributes) (reviewer.Decision, decision)
 }
 
@@ -169,7 +171,7 @@ func (a *Access) loadChainFile(path string) ([]authorizer, error) {
 }
 
 func (a *Access) authorizer(c configv1.AuthorizerConfiguration) (authorizer, error) {
-	z := authorizer{name: c.Name}
+	z := authorizer{name: c.Name, kind: c.Type}
 	switch c.Type {
 	case "Node":
 		z.decide = a.askNode

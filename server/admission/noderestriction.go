@@ -10,6 +10,9 @@ import (
 	core "k8s.io/api/core/v1"
 	policy "k8s.io/api/policy/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"orch/api"
 	"orch/api/client"
@@ -54,7 +57,7 @@ func (l *List) nodeRestriction(_ context.Context, a *registry.Attributes) error 
 func (l *List) restrictPod(node string, a *registry.Attributes) error {
 	switch {
 	case a.Subresource == "" && a.Operation == registry.Create:
-		return mirrorOnly(node, a)
+		return l.mirrorOnly(node, a)
 	case a.Subresource == "" && a.Operation == registry.Delete:
 		p := l.podOf(a)
 		if p != nil && p.Spec.NodeName != node {
@@ -94,7 +97,7 @@ func (l *List) podOf(a *registry.Attributes) *core.Pod {
 
 // mirrorOnly: the pods that a node creates stand for its static pods, and give it
 // access to nothing.
-func mirrorOnly(node string, a *registry.Attributes) error {
+func (l *List) mirrorOnly(node string, a *registry.Attributes) error {
 	p := podIn(a.Object)
 	if p == nil {
 		return forbidden(a, errNoPod)
@@ -105,32 +108,39 @@ func mirrorOnly(node string, a *registry.Attributes) error {
 	if p.Spec.NodeName != node {
 		return forbid(a, "node %q can only create pods with spec.nodeName set to itself", node)
 	}
-	if len(p.OwnerReferences) > 1 {
-		return forbid(a, "node %q can only create pods with a single owner reference set to itself", node)
+	// Before its owner, so that what it would open is what the answer says.
+	if what := referred(p); what != "" {
+		return forbid(a, "node %q can not create pods that reference %s", node, what)
 	}
-	for _, o := range p.OwnerReferences {
-		if o.APIVersion != "v1" || o.Kind != "Node" || o.Name != node {
-			return forbid(a, "node %q can only create pods with an owner reference set to itself", node)
-		}
-	}
-	if p.Spec.ServiceAccountName != "" {
-		return forbid(a, "node %q can not create pods that reference a service account", node)
-	}
-	for _, v := range p.Spec.Volumes {
-		switch {
-		case v.Secret != nil, v.Projected != nil && projectsSecret(v.Projected):
-			return forbid(a, "node %q can not create pods that reference secrets", node)
-		case v.ConfigMap != nil:
-			return forbid(a, "node %q can not create pods that reference configmaps", node)
-		case v.PersistentVolumeClaim != nil:
-			return forbid(a, "node %q can not create pods that reference persistentvolumeclaims", node)
-		}
-	}
-	return nil
+	return l.mirrorOwner(node, a, p.OwnerReferences)
 }
 
-func projectsSecret(p *core.ProjectedVolumeSource) bool {
-	return slices.ContainsFunc(p.Sources, func(s core.VolumeProjection) bool { return s.Secret != nil || s.ServiceAccountToken != nil })
+// mirrorOwner: the node itself, as it is now, owns its mirror pods.
+func (l *List) mirrorOwner(node string, a *registry.Attributes, owners []metav1.OwnerReference) error {
+	switch len(owners) {
+	case 0:
+		return forbid(a, "node %q can only create pods with an owner reference set to itself", node)
+	case 1:
+	default:
+		return forbid(a, "node %q can only create pods with a single owner reference set to itself", node)
+	}
+	o := owners[0]
+	switch {
+	case o.APIVersion != "v1" || o.Kind != "Node" || o.Name != node:
+		return forbid(a, "node %q can only create pods with an owner reference set to itself", node)
+	case o.Controller == nil || !*o.Controller:
+		return forbid(a, "node %q can only create pods with a controller owner reference set to itself", node)
+	case o.BlockOwnerDeletion != nil && *o.BlockOwnerDeletion:
+		return forbid(a, "node %q must not set blockOwnerDeletion on an owner reference", node)
+	}
+	n := client.Cached(l.cache, api.Nodes, "", node)
+	if n == nil {
+		return apierrors.NewNotFound(schema.GroupResource{Resource: "nodes"}, node)
+	}
+	if n.UID != o.UID {
+		return forbid(a, "node %s UID mismatch: expected %s got %s", node, o.UID, n.UID)
+	}
+	return nil
 }
 
 func restrictNode(node string, a *registry.Attributes) error {
@@ -226,10 +236,8 @@ func (l *List) restrictToken(a *registry.Attributes, node string) error {
 		return forbid(a, "the UID in the bound object reference (%s) does not match the UID in record. The object might have been deleted and then recreated", r.UID)
 	case p.Spec.NodeName != node:
 		return forbid(a, "node requested token bound to a pod scheduled on a different node")
-	case p.Spec.ServiceAccountName != a.Name:
-		return forbid(a, "node requested token for a service account that the pod does not use")
 	}
-	return nil
+	return l.restrictAudience(a, node, p, t.Spec.Audiences)
 }
 
 // restrictOwn: an object that has the node's name, in one namespace.

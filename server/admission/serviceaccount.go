@@ -28,7 +28,10 @@ const (
 // volume with the token.
 func (l *List) serviceAccount(ctx context.Context, a *registry.Attributes) error {
 	p, ok := object[core.Pod](a)
-	if !ok || a.Operation != registry.Create || p.Annotations[core.MirrorPodAnnotationKey] != "" {
+	if !ok || a.Operation != registry.Create {
+		return nil
+	}
+	if _, mirror := p.Annotations[core.MirrorPodAnnotationKey]; mirror {
 		return nil
 	}
 	if p.Spec.ServiceAccountName == "" {

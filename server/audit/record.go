@@ -88,6 +88,9 @@ func (r *Record) Impersonated(u registry.User) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.ev.ImpersonatedUser = new(userInfo(&u))
+	if u.Mode != "" {
+		r.ev.AuthenticationMetadata = &auditv1.AuthenticationMetadata{ImpersonationConstraint: u.Mode}
+	}
 }
 
 // Annotate notes something beside the request; the first value of a key stays. What webhooks

@@ -156,4 +156,16 @@ type User struct {
 	Extra  map[string][]string
 	// By is who acts as this user, by impersonation; nil for everybody who is themselves.
 	By *User
+	// Mode is the right that let them do so where it was one for some requests only.
+	Mode string
+	// Credential is what is to be told about what the user has shown; nil for nothing.
+	Credential *Credential
+}
+
+// Credential is what a user and the audit log are to learn of a credential.
+type Credential struct {
+	// Warning comes with every answer; may be empty.
+	Warning string
+	// Notes are annotations of the audit log.
+	Notes map[string]string
 }

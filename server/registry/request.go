@@ -60,6 +60,8 @@ type Attributes struct {
 	// Namespace and Name as in the request; Name is empty for a create with generateName
 	// until it is generated.
 	Namespace, Name, Subresource string
+	// Addressed is the name in the request's path: empty for what is posted to a collection.
+	Addressed string
 	// Object is what is going to be stored, nil for a deletion. Admit may change it, or
 	// replace it. Old is what is stored, nil for a create; it is shared: never change it.
 	Object, Old runtime.Object
@@ -148,7 +150,7 @@ type op struct {
 func (r *Registry) newOp(q *Request, res *Resource, o Operation, options runtime.Object, manager string) *op {
 	w := &op{r: r, res: res, q: q, sub: q.Subresource, manager: manager}
 	w.Attributes = Attributes{
-		Operation: o, User: q.User, Resource: res, Namespace: q.Namespace, Name: q.Name, Subresource: q.Subresource,
+		Operation: o, User: q.User, Resource: res, Namespace: q.Namespace, Name: q.Name, Addressed: q.Name, Subresource: q.Subresource,
 		Options: options, Annotate: q.Annotate, Own: q.Own,
 	}
 	if w.Annotate == nil {

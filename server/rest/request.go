@@ -138,6 +138,19 @@ func (q *request) attributes() access.Attributes {
 	return at
 }
 
+// Asked is what a request wants, all but who wants it.
+func Asked(r *http.Request) access.Attributes {
+	a, isResource := parseAddress(r.URL.Path)
+	if !isResource {
+		return access.Attributes{Verb: strings.ToLower(r.Method), Path: r.URL.Path}
+	}
+	q := request{Request: r, address: a, query: r.URL.Query()}
+	if q.verb = verbOf(r, a, q.query); q.verb == "" {
+		q.verb = strings.ToLower(r.Method)
+	}
+	return q.attributes()
+}
+
 // longLived tells that a request may last and is bounded by no timeout.
 func (q *request) longLived() bool {
 	switch q.sub {
