@@ -110,13 +110,14 @@ func (c *cluster) settle() {
 }
 
 // standIn binds pods to node "n1", lets them run and become ready, and ends them
-// when they are deleted.
+// when they are deleted. Those that have ended stay so, as with a real agent: a pod that
+// came to life again would be one too many for its Job, which would delete it.
 func (c *cluster) standIn() reconcile.Spec {
 	ips := 0
 	return reconcile.Spec{Name: "standin", Watches: []reconcile.Watch{reconcile.For(api.Pods)}, Do: func(ctx context.Context, k reconcile.Key) (reconcile.Result, error) {
 		p := client.Cached(c, api.Pods, k.Namespace, k.Name)
 		switch {
-		case p == nil || (p.Status.Phase == core.PodRunning && p.DeletionTimestamp == nil):
+		case p == nil || (p.Status.Phase != core.PodPending && p.DeletionTimestamp == nil):
 			return reconcile.Result{}, nil
 		case p.Spec.NodeName == "":
 			b := &core.Binding{ObjectMeta: metav1.ObjectMeta{Namespace: p.Namespace, Name: p.Name}, Target: core.ObjectReference{Kind: "Node", Name: "n1"}}
