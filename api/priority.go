@@ -46,3 +46,11 @@ func PriorityOf(f *Facts) (p Priority, ok bool) {
 	p, ok = priorities[f.GroupVersion()]
 	return p, ok
 }
+
+// UsualPriority is what a version of this server's has unless an administrator moves it.
+func UsualPriority(gv schema.GroupVersion) Priority {
+	if p, ok := priorities[gv]; ok {
+		return p
+	}
+	return CustomPriority
+}

@@ -420,7 +420,7 @@ func TestNamespaceOfAggregatedObjects(t *testing.T) {
 	s, e, c := serving(t, nil)
 	ctx := t.Context()
 	specs, err := controllers.Specs(controllers.Deps{Client: s.Client(api.ControllerUser, api.GroupMasters), ClusterCIDR: "10.42.0.0/16", RootCA: []byte("PEM"),
-		Kinds: s.Kinds, Changed: s.KindsChanged, Others: s.Others("namespace-controller")})
+		Kinds: s.Kinds, Changed: s.KindsChanged, Others: s.Others("namespace-controller"), Owned: s.Others("generic-garbage-collector")})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -458,4 +458,164 @@ func TestNamespaceOfAggregatedObjects(t *testing.T) {
 	if left := e.Flunders(); len(left) > 0 {
 		t.Errorf("orphans: %v", left)
 	}
+}
+
+// collecting runs the garbage collector.
+func collecting(t *testing.T, s *Server) {
+	t.Helper()
+	specs, err := controllers.Specs(controllers.Deps{Client: s.Client(api.ControllerUser, api.GroupMasters), ClusterCIDR: "10.42.0.0/16", RootCA: []byte("PEM"),
+		Kinds: s.Collected, Changed: s.KindsChanged, Others: s.Others("namespace-controller"), Owned: s.Others("generic-garbage-collector")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	specs = slices.DeleteFunc(specs, func(s reconcile.Spec) bool { return s.Name != "garbage" })
+	running, stop := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- reconcile.Run(running, s.Client(api.ControllerUser, api.GroupMasters), specs...) }()
+	t.Cleanup(func() {
+		stop()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// owned is an object with an owner, as JSON.
+func owned(name, ownerVersion, ownerKind, owner, uid string) string {
+	return fmt.Sprintf(`{"metadata":{"name":%q,"ownerReferences":[{"apiVersion":%q,"kind":%q,"name":%q,"uid":%q}]}}`, name, ownerVersion, ownerKind, owner, uid)
+}
+
+// Owners and dependents may be another server's: what depends on them goes when they do.
+func TestGarbageOfAggregatedObjects(t *testing.T) {
+	s, e, _ := serving(t, nil)
+	collecting(t, s)
+	admin := user(t, s, "alice", api.GroupMasters)
+	const flunders, maps, version = "/apis/wardle.example.com/v1alpha1/namespaces/default/flunders", "/api/v1/namespaces/default/configmaps", "wardle.example.com/v1alpha1"
+	uid := func(path string) string {
+		t.Helper()
+		code, text := admin.do("GET", path, "")
+		var o metav1.PartialObjectMetadata
+		if err := json.Unmarshal([]byte(text), &o); code != 200 || err != nil {
+			t.Fatalf("%d %s", code, text)
+		}
+		return string(o.UID)
+	}
+	gone := func(what, path string) {
+		t.Helper()
+		for end := time.Now().Add(30 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+			if code, text := admin.do("GET", path, ""); code == 404 {
+				return
+			} else if time.Now().After(end) {
+				t.Fatalf("%s: %d %s", what, code, text)
+			}
+		}
+	}
+	setUp(t, admin, [2]string{flunders, `{"metadata":{"name":"owner"}}`}, [2]string{maps, `{"metadata":{"name":"owner"}}`})
+	setUp(t, admin, [2]string{maps, owned("of-flunder", version, "Flunder", "owner", uid(flunders+"/owner"))},
+		[2]string{flunders, owned("of-map", "v1", "ConfigMap", "owner", uid(maps+"/owner"))},
+		[2]string{maps, owned("of-nobody", version, "Flunder", "never", "no-such-uid")},
+		[2]string{maps, owned("of-unknown", "nowhere.example.com/v1", "Thing", "a", "some-uid")})
+	gone("its owner never was", maps+"/of-nobody")
+	if code, text := admin.do("GET", maps+"/of-flunder", ""); code != 200 {
+		t.Errorf("its owner is there: %d %s", code, text)
+	}
+	admin.do("DELETE", maps+"/owner", "")
+	gone("a dependent elsewhere", flunders+"/of-map")
+	admin.do("DELETE", flunders+"/owner", "")
+	gone("a dependent here", maps+"/of-flunder")
+	if code, text := admin.do("GET", maps+"/of-unknown", ""); code != 200 {
+		t.Errorf("nobody knows its owner's kind: %d %s", code, text)
+	}
+	if left := e.Flunders(); len(left) > 0 {
+		t.Errorf("left: %v", left)
+	}
+}
+
+// While a server cannot be asked, dependents of its objects stay, and nobody asks in haste.
+func TestGarbageOfAnUnavailableServer(t *testing.T) {
+	s, e, c := serving(t, nil)
+	collecting(t, s)
+	admin := user(t, s, "alice", api.GroupMasters)
+	const flunders, maps, version = "/apis/wardle.example.com/v1alpha1/namespaces/default/flunders", "/api/v1/namespaces/default/configmaps", "wardle.example.com/v1alpha1"
+	setUp(t, admin, [2]string{maps, owned("seen", version, "Flunder", "never", "no-such-uid")})
+	for end := time.Now().Add(30 * time.Second); ; time.Sleep(10 * time.Millisecond) { // the kind is known from here on
+		if code, _ := admin.do("GET", maps+"/seen", ""); code == 404 {
+			break
+		} else if time.Now().After(end) {
+			t.Fatal("the collector does not know the kind")
+		}
+	}
+	e.SetDown(true)
+	slice := client.Cached(c, api.EndpointSlices, "wardle", "api-1").DeepCopy()
+	slice.Endpoints[0].Conditions.Ready = new(false)
+	must[discovery.EndpointSlice](t)(client.Update(t.Context(), c, api.EndpointSlices, slice))
+	says(t, c, wardle, "MissingEndpoints")
+	setUp(t, admin, [2]string{maps, owned("waits", version, "Flunder", "never", "no-such-uid")})
+	time.Sleep(time.Second)
+	if code, text := admin.do("GET", maps+"/waits", ""); code != 200 {
+		t.Errorf("deleted on a guess: %d %s", code, text)
+	}
+	if n := e.Requests(); n > 30 {
+		t.Errorf("%d requests while it was down", n)
+	}
+	e.SetDown(false)
+	slice = client.Cached(c, api.EndpointSlices, "wardle", "api-1").DeepCopy()
+	slice.Endpoints[0].Conditions.Ready = new(true)
+	must[discovery.EndpointSlice](t)(client.Update(t.Context(), c, api.EndpointSlices, slice))
+	for end := time.Now().Add(90 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+		if code, text := admin.do("GET", maps+"/waits", ""); code == 404 {
+			break
+		} else if time.Now().After(end) {
+			t.Fatalf("still there: %d %s", code, text)
+		}
+	}
+}
+
+// Discovery follows where an administrator puts versions of ours.
+func TestPrioritiesOfLocalVersions(t *testing.T) {
+	s, _, c := extended(t)
+	admin := user(t, s, "alice", api.GroupMasters)
+	order := func() (groups, autoscaling string) {
+		t.Helper()
+		_, text := admin.do("GET", "/apis", "")
+		var list metav1.APIGroupList
+		if err := json.Unmarshal([]byte(text), &list); err != nil {
+			t.Fatal(err)
+		}
+		for _, g := range list.Groups {
+			groups += g.Name + " "
+			if g.Name == "autoscaling" {
+				autoscaling = g.PreferredVersion.Version
+			}
+		}
+		return groups, autoscaling
+	}
+	if groups, version := order(); version != "v2" || strings.Index(groups, " apps ") > strings.Index(groups, " batch ") {
+		t.Errorf("%s %s", groups, version)
+	}
+	edit := func(name, patch string) {
+		t.Helper()
+		admin.header = http.Header{"Content-Type": {"application/merge-patch+json"}}
+		defer func() { admin.header = nil }()
+		for end := time.Now().Add(20 * time.Second); client.Cached(c, api.APIServices, "", name) == nil && time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
+		}
+		if code, text := admin.do("PATCH", "/apis/apiregistration.k8s.io/v1/apiservices/"+name, patch); code != 200 {
+			t.Fatalf("%d %s", code, text)
+		}
+	}
+	want := func(what string, is func(groups, version string) bool) {
+		t.Helper()
+		for end := time.Now().Add(20 * time.Second); !is(order()); time.Sleep(5 * time.Millisecond) {
+			if time.Now().After(end) {
+				groups, version := order()
+				t.Fatalf("%s: %s %s", what, groups, version)
+			}
+		}
+	}
+	edit("v1.autoscaling", `{"spec":{"versionPriority":90}}`)
+	want("the other version", func(_, version string) bool { return version == "v1" })
+	edit("v1.batch", `{"spec":{"groupPriorityMinimum":19000}}`)
+	want("the group moves ahead", func(groups, _ string) bool { return strings.Index(groups, "batch ") < strings.Index(groups, "apps ") })
+	edit("v1.autoscaling", `{"spec":{"versionPriority":15}}`)
+	want("and back", func(_, version string) bool { return version == "v2" })
 }

@@ -21,6 +21,7 @@ import (
 	"log/slog"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -30,6 +31,7 @@ import (
 	core "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	apireg "k8s.io/kube-aggregator/pkg/apis/apiregistration/v1"
 
 	"orch/api"
@@ -69,6 +71,9 @@ type Aggregator struct {
 
 	mu      sync.Mutex
 	changed chan struct{} // closes when what Versions says changes; guarded by mu
+	// local are the priorities of versions that this server answers for, where they are
+	// not the usual ones; guarded by mu.
+	local map[version]api.Priority
 }
 
 // version is a group's version.
@@ -98,7 +103,7 @@ func New(c Config) (*Aggregator, error) {
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
-	a := &Aggregator{Config: c, again: make(chan reconcile.Key, maxAgain), changed: make(chan struct{})}
+	a := &Aggregator{Config: c, again: make(chan reconcile.Key, maxAgain), changed: make(chan struct{}), local: map[version]api.Priority{}}
 	a.life, a.end = context.WithCancel(context.Background())
 	a.routes.Store(&map[version]*route{})
 	r := newRegistrar(c)
@@ -172,11 +177,13 @@ func (a *Aggregator) Do(ctx context.Context, key reconcile.Key) (reconcile.Resul
 	o := client.Cached(a.Client, api.APIServices, "", key.Name)
 	if o == nil || o.Spec.Service == nil {
 		a.drop(key.Name)
+		a.prioritize(key.Name, o)
 		if o == nil {
 			return reconcile.Result{}, nil
 		}
 		return reconcile.Result{}, a.write(ctx, o, condition{apireg.ConditionTrue, "Local", "Local APIServices are always available"})
 	}
+	a.prioritize(key.Name, nil)
 	r := a.take(o)
 	s := client.Cached(a.Client, api.Services, o.Spec.Service.Namespace, o.Spec.Service.Name)
 	var slices []*discoveryapi.EndpointSlice
@@ -265,6 +272,29 @@ func (a *Aggregator) drop(name string) {
 		a.changedLocked()
 		r.close()
 		return
+	}
+}
+
+// prioritize notes where an APIService puts a version of ours; nil forgets it.
+func (a *Aggregator) prioritize(name string, o *apireg.APIService) {
+	v, group, _ := strings.Cut(name, ".")
+	at := version{group, v}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	was, moved := a.local[at]
+	if o != nil {
+		is := api.Priority{Group: o.Spec.GroupPriorityMinimum, Version: o.Spec.VersionPriority}
+		if is != api.UsualPriority(schema.GroupVersion{Group: group, Version: v}) {
+			if is != was {
+				a.local[at] = is
+				a.changedLocked()
+			}
+			return
+		}
+	}
+	if moved {
+		delete(a.local, at)
+		a.changedLocked()
 	}
 }
 

@@ -1,6 +1,8 @@
 package aggregator
 
 import (
+	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -40,6 +42,9 @@ func (c *Contents) Namespaced(ctx context.Context) (list []schema.GroupVersionRe
 	c.a.Refresh(ctx)
 	versions, _ := c.a.Versions()
 	for _, v := range versions {
+		if v.Local {
+			continue
+		}
 		if v.Stale {
 			failed = append(failed, v.GroupVersion)
 			continue
@@ -55,7 +60,7 @@ func (c *Contents) Namespaced(ctx context.Context) (list []schema.GroupVersionRe
 
 // List gives the metadata of a resource's objects in a namespace.
 func (c *Contents) List(ctx context.Context, r schema.GroupVersionResource, namespace string) ([]metav1.PartialObjectMetadata, error) {
-	body, err := c.ask(ctx, http.MethodGet, place{r, namespace, ""}, nil)
+	body, err := c.ask(ctx, http.MethodGet, place{r, namespace, ""}, sent{})
 	if err != nil {
 		return nil, err
 	}
@@ -72,7 +77,7 @@ func (c *Contents) DeleteAll(ctx context.Context, r schema.GroupVersionResource,
 	if err != nil {
 		return err
 	}
-	_, err = c.ask(ctx, http.MethodDelete, place{r, namespace, ""}, how)
+	_, err = c.ask(ctx, http.MethodDelete, place{r, namespace, ""}, sent{body: how})
 	if !apierrors.IsMethodNotSupported(err) && !apierrors.IsNotFound(err) {
 		return err
 	}
@@ -81,7 +86,7 @@ func (c *Contents) DeleteAll(ctx context.Context, r schema.GroupVersionResource,
 		return err
 	}
 	for _, o := range items {
-		if _, err := c.ask(ctx, http.MethodDelete, place{r, namespace, o.Name}, how); err != nil && !apierrors.IsNotFound(err) {
+		if _, err := c.ask(ctx, http.MethodDelete, place{r, namespace, o.Name}, sent{body: how}); err != nil && !apierrors.IsNotFound(err) {
 			return err
 		}
 	}
@@ -90,7 +95,7 @@ func (c *Contents) DeleteAll(ctx context.Context, r schema.GroupVersionResource,
 
 // Get gives the metadata of one object.
 func (c *Contents) Get(ctx context.Context, r schema.GroupVersionResource, namespace, name string) (*metav1.PartialObjectMetadata, error) {
-	body, err := c.ask(ctx, http.MethodGet, place{r, namespace, name}, nil)
+	body, err := c.ask(ctx, http.MethodGet, place{r, namespace, name}, sent{})
 	if err != nil {
 		return nil, err
 	}
@@ -104,41 +109,79 @@ type place struct {
 	namespace, name string
 }
 
+// path is where the objects are below the version's root.
+func (r place) path(root string) string {
+	if r.namespace != "" {
+		root += "/namespaces/" + url.PathEscape(r.namespace)
+	}
+	root += "/" + r.Resource
+	if r.name != "" {
+		root += "/" + url.PathEscape(r.name)
+	}
+	return root
+}
+
+// sent is what goes with a request: JSON is meant where nothing else is said.
+type sent struct {
+	accept, contentType string
+	query               url.Values
+	body                []byte
+}
+
 // ask sends one request; what is no success comes back as a Status.
-func (c *Contents) ask(ctx context.Context, method string, r place, body []byte) ([]byte, error) {
+func (c *Contents) ask(ctx context.Context, method string, r place, with sent) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, fetchTime)
+	defer cancel()
+	resp, err := c.send(ctx, method, r, with)
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	return io.ReadAll(io.LimitReader(resp.Body, maxDocument))
+}
+
+// send opens one request's answer, which is a success.
+func (c *Contents) send(ctx context.Context, method string, r place, with sent) (*http.Response, error) {
 	t := c.a.Find(r.Group, r.Version)
 	if t == nil || !t.r.available.Load() {
 		return nil, apierrors.NewServiceUnavailable("service unavailable")
 	}
-	ctx, cancel := context.WithTimeout(ctx, fetchTime)
-	defer cancel()
-	path := t.r.root()
-	if r.namespace != "" {
-		path += "/namespaces/" + url.PathEscape(r.namespace)
-	}
-	path += "/" + r.Resource
-	if r.name != "" {
-		path += "/" + url.PathEscape(r.name)
-	}
-	req, err := c.a.request(ctx, t.r, path)
+	req, err := c.a.request(ctx, t.r, r.path(t.r.root()))
 	if err != nil {
 		return nil, err
 	}
-	req.Method = method
-	req.Header.Set("Accept", "application/json")
-	if body != nil {
-		req.Header.Set("Content-Type", "application/json")
-		req.Body, req.ContentLength = io.NopCloser(strings.NewReader(string(body))), int64(len(body))
+	req.Method, req.URL.RawQuery = method, with.query.Encode()
+	req.Header.Set("Accept", cmp.Or(with.accept, jsonType))
+	if with.body != nil {
+		req.Header.Set("Content-Type", cmp.Or(with.contentType, jsonType))
+		req.Body, req.ContentLength = io.NopCloser(bytes.NewReader(with.body)), int64(len(with.body))
 	}
 	transport.SetAuthProxyHeaders(req, c.user, "", c.groups, nil)
 	resp, err := t.r.client().Do(req)
 	if err != nil {
 		return nil, fmt.Errorf("asking the server of %s: %w", t.r.name, err)
 	}
-	defer resp.Body.Close()
-	data, err := io.ReadAll(io.LimitReader(resp.Body, maxDocument))
-	if err != nil || resp.StatusCode < 300 {
-		return data, err
+	if resp.StatusCode < http.StatusMultipleChoices {
+		return resp, nil
 	}
-	return nil, apierrors.NewGenericServerResponse(resp.StatusCode, method, r.GroupResource(), r.name, strings.TrimSpace(string(data)), 0, true)
+	defer resp.Body.Close()
+	data, err := io.ReadAll(io.LimitReader(resp.Body, maxRefusal))
+	if err != nil {
+		return nil, fmt.Errorf("asking the server of %s: %w", t.r.name, err)
+	}
+	return nil, refusal(resp.StatusCode, method, r, data)
+}
+
+// maxRefusal bounds how much of an error is read.
+const maxRefusal = 64 << 10
+
+const jsonType = "application/json"
+
+// refusal is the Status that the server sent, or one of its code.
+func refusal(code int, method string, r place, data []byte) error {
+	s := metav1.Status{}
+	if json.Unmarshal(data, &s) == nil && s.Kind == "Status" && s.Status == metav1.StatusFailure {
+		return &apierrors.StatusError{ErrStatus: s}
+	}
+	return apierrors.NewGenericServerResponse(code, method, r.GroupResource(), r.name, strings.TrimSpace(string(data)), 0, true)
 }

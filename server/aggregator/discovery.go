@@ -25,6 +25,9 @@ type Version struct {
 	Resources []apidiscovery.APIResourceDiscovery
 	// Stale: the server cannot be asked now.
 	Stale bool
+	// Local: this server answers itself; all that counts is the priority, which an
+	// administrator gave the version.
+	Local bool
 }
 
 // Times of asking for documents: an old one still serves while a new one is fetched,
@@ -61,13 +64,16 @@ func (r *route) stale() {
 	r.docs.indexAt, r.docs.v2At = time.Time{}, time.Time{}
 }
 
-// Versions lists what others answer for, as far as it is known: see Refresh. The
-// channel closes when that changes.
+// Versions lists what others answer for, as far as it is known: see Refresh; and what we do
+// where an administrator moved it. The channel closes when that changes.
 func (a *Aggregator) Versions() ([]Version, <-chan struct{}) {
+	var out []Version
 	a.mu.Lock()
 	changed := a.changed
+	for at, p := range a.local {
+		out = append(out, Version{GroupVersion: schema.GroupVersion{Group: at.group, Version: at.version}, Priority: p, Local: true})
+	}
 	a.mu.Unlock()
-	var out []Version
 	for _, r := range a.all() {
 		v := Version{GroupVersion: schema.GroupVersion{Group: r.spec.Group, Version: r.spec.Version},
 			Priority: api.Priority{Group: r.spec.GroupPriorityMinimum, Version: r.spec.VersionPriority}, Stale: true}

@@ -25,6 +25,7 @@ import (
 	discovery "k8s.io/api/discovery/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"orch/api"
 	"orch/api/client"
@@ -97,7 +98,7 @@ func (b *Backends) Resolve(namespace, name string, port int32) (string, error) {
 	}
 	s := client.Cached(b.cfg.Cache, api.Services, namespace, name)
 	if s == nil {
-		return "", apierrors.NewNotFound(api.Services.GroupResource(), name)
+		return "", apierrors.NewNotFound(schema.GroupResource{Resource: "service"}, name) // in the words of upstream's lister
 	}
 	if s.Spec.Type == core.ServiceTypeExternalName {
 		return net.JoinHostPort(s.Spec.ExternalName, strconv.Itoa(int(port))), nil

@@ -48,8 +48,10 @@ type Deps struct {
 	// never does.
 	Kinds   func() []*api.Facts
 	Changed func() <-chan struct{}
-	// Others hold the objects of further kinds; nil for none.
+	// Others hold the objects of further kinds, Owned as the garbage collector sees them;
+	// nil for none.
 	Others namespace.Others
+	Owned  garbage.Others
 	// Now is the clock; nil means the real one.
 	Now func() time.Time
 }
@@ -92,7 +94,7 @@ func Specs(d Deps) ([]reconcile.Spec, error) {
 		serviceaccount.Specs(c),
 		rootca.Specs(c, d.RootCA),
 		namespace.Specs(namespace.Deps{Client: c, Kinds: d.Kinds, Others: d.Others, Now: now}),
-		garbage.Specs(garbage.Deps{Client: c, Events: rec, Kinds: d.Kinds, Changed: d.Changed}),
+		garbage.Specs(garbage.Deps{Client: c, Events: rec, Kinds: d.Kinds, Changed: d.Changed, Others: d.Owned}),
 	} {
 		all = append(all, specs...)
 	}

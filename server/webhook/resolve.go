@@ -13,6 +13,7 @@ import (
 	core "k8s.io/api/core/v1"
 	discovery "k8s.io/api/discovery/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"orch/api"
 	"orch/api/client"
@@ -47,7 +48,7 @@ func (c *Client) resolve(s Service) (string, error) {
 	}
 	svc := client.Cached(c.cfg.Cache, api.Services, s.Namespace, s.Name)
 	if svc == nil {
-		return "", apierrors.NewNotFound(api.Services.GroupResource(), s.Name)
+		return "", apierrors.NewNotFound(schema.GroupResource{Resource: "service"}, s.Name) // in the words of upstream's lister
 	}
 	if svc.Spec.Type == core.ServiceTypeExternalName {
 		return net.JoinHostPort(svc.Spec.ExternalName, strconv.Itoa(int(s.port()))), nil

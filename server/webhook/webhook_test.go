@@ -211,7 +211,7 @@ func TestServiceIsResolvedToAReadyEndpoint(t *testing.T) {
 	if dialled != "10.9.9.9:9443" || name != "svc.ns.svc" {
 		t.Errorf("dialled %s, asked for %s", dialled, name)
 	}
-	for svc, says := range map[string]string{"none": `no endpoints available for service "none"`, "nix": `services "nix" not found`} {
+	for svc, says := range map[string]string{"none": `no endpoints available for service "none"`, "nix": `service "nix" not found`} {
 		to.Service.Name = svc
 		if _, err := c.Call(ctx, Call{To: to, Body: []byte(`{}`)}); err == nil || !strings.Contains(err.Error(), says) {
 			t.Errorf("%v, want %s", err, says)

@@ -12,6 +12,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"golang.org/x/net/websocket"
 )
 
 // subcommand is what the program does instead of serving.
@@ -188,4 +190,29 @@ func askAPI(path string) error {
 	fmt.Println(answer.Status)
 	_, err = io.Copy(os.Stdout, answer.Body)
 	return err
+}
+
+// say answers with what came: how, for which path, from whom, with which body.
+func say(w http.ResponseWriter, r *http.Request, host string) {
+	switch r.URL.Path {
+	case "/say/moved":
+		http.Redirect(w, r, "/say/there?x=1", http.StatusFound)
+		return
+	case "/say/teapot":
+		http.Error(w, "short and stout", http.StatusTeapot)
+		return
+	}
+	body, _ := io.ReadAll(r.Body)
+	fmt.Fprintf(w, "%s %s %s %q auth=%q for=%q", host, r.Method, r.URL.RequestURI(), body, r.Header.Get("Authorization"), r.Header.Get("X-Forwarded-Uri"))
+}
+
+// echo greets and sends back whatever comes.
+func echo(c *websocket.Conn, host string) {
+	_ = websocket.Message.Send(c, "hello from "+host)
+	for {
+		var m string
+		if websocket.Message.Receive(c, &m) != nil || websocket.Message.Send(c, m) != nil {
+			return
+		}
+	}
 }

@@ -11,6 +11,8 @@ import (
 	"os/signal"
 	"sync/atomic"
 	"syscall"
+
+	"golang.org/x/net/websocket"
 )
 
 func main() {
@@ -43,6 +45,8 @@ func main() {
 	mux.HandleFunc("/sick", func(http.ResponseWriter, *http.Request) { sick.Store(true) })
 	mux.HandleFunc("/env", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, os.Environ()) })
 	mux.HandleFunc("/from", func(w http.ResponseWriter, r *http.Request) { fmt.Fprintln(w, r.RemoteAddr) })
+	mux.HandleFunc("/say/", func(w http.ResponseWriter, r *http.Request) { say(w, r, host) })
+	mux.Handle("/socket", websocket.Handler(func(c *websocket.Conn) { echo(c, host) }))
 	mux.HandleFunc("/big", func(w http.ResponseWriter, _ *http.Request) { w.Write(bytes.Repeat([]byte("big "), 1<<19)) })
 	mux.HandleFunc("/{$}", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, host) })
 	for _, address := range []string{":8000", ":8080"} {

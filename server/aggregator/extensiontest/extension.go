@@ -57,6 +57,7 @@ type Server struct {
 	changed  chan struct{}
 	events   []event
 	asked    []string
+	requests int // while it was down
 }
 
 type event struct {
@@ -98,6 +99,13 @@ func (s *Server) SetDown(down bool) {
 	s.down = down
 }
 
+// Requests counts what came while the server was down.
+func (s *Server) Requests() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.requests
+}
+
 // Asked lists the paths of the requests so far that ask for documents.
 func (s *Server) Asked() []string {
 	s.mu.Lock()
@@ -134,6 +142,9 @@ func (s *Server) DialAddress() (net.Conn, error) { return net.Dial("tcp", s.Addr
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	s.mu.Lock()
 	down := s.down
+	if down {
+		s.requests++
+	}
 	s.mu.Unlock()
 	if down {
 		http.Error(w, "down", http.StatusInternalServerError)

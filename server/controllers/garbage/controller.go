@@ -1,7 +1,8 @@
 // Package garbage deletes objects whose owners are gone, and carries out
 // foreground and orphaning deletions: the graph of ownerReferences over all
-// kinds, those of custom resources included. It keeps the identity and owners of
-// objects that have owners, nothing else; the objects are read from the caches.
+// kinds, those of custom resources and of aggregated servers included. It keeps the identity and owners of
+// objects that have owners, nothing else; the objects are read from the caches, those
+// of other servers from there (elsewhere.go).
 // Start reading at Specs, then judge (pure), then graph.
 package garbage
 
@@ -34,11 +35,14 @@ type Deps struct {
 	Kinds   func() []*api.Facts
 	Changed func() <-chan struct{}
 	Events  *events.Recorder // may be nil
+	// Others hold the objects of further kinds; nil for none.
+	Others Others
 }
 
 type controller struct {
 	Deps
-	graph *graph
+	graph     *graph
+	elsewhere *elsewhere
 
 	mu    sync.Mutex
 	kinds map[schema.GroupKind]*api.Facts // guarded by mu
@@ -48,7 +52,17 @@ type controller struct {
 func Specs(d Deps) []reconcile.Spec {
 	c := &controller{Deps: d, graph: newGraph(), kinds: map[schema.GroupKind]*api.Facts{}}
 	c.Events = d.Events.As("garbage-collector-controller")
-	return []reconcile.Spec{{Name: "garbage", Workers: 8, Do: c.do, Source: c.follow}}
+	c.elsewhere = &elsewhere{Others: d.Others, graph: c.graph, kinds: map[schema.GroupKind]*remote{}}
+	return []reconcile.Spec{{Name: "garbage", Workers: 8, Do: c.do, Source: func(ctx context.Context, add func(...reconcile.Key)) error {
+		ctx, stop := context.WithCancel(ctx)
+		defer stop()
+		var others sync.WaitGroup
+		others.Go(func() { c.elsewhere.follow(ctx, add) })
+		err := c.follow(ctx, add)
+		stop()
+		others.Wait()
+		return err
+	}}}
 }
 
 // collected tells whether objects of the kind can own or be owned.
@@ -120,14 +134,20 @@ func keys(uids []types.UID) []reconcile.Key {
 	return out
 }
 
+// kindOf gives an owner's kind, here or elsewhere; nil if it is served by nobody.
 func (c *controller) kindOf(ref metav1.OwnerReference) *api.Facts {
 	gv, err := schema.ParseGroupVersion(ref.APIVersion)
 	if err != nil {
 		return nil
 	}
+	gk := gv.WithKind(ref.Kind).GroupKind()
 	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.kinds[gv.WithKind(ref.Kind).GroupKind()]
+	own := c.kinds[gk]
+	c.mu.Unlock()
+	if own != nil {
+		return own
+	}
+	return c.elsewhere.kindOf(gk)
 }
 
 func (c *controller) do(ctx context.Context, key reconcile.Key) (reconcile.Result, error) {
@@ -186,7 +206,7 @@ func (c *controller) collect(ctx context.Context, n node) error {
 func (c *controller) doubtful(n node) bool {
 	return slices.ContainsFunc(n.owners, func(ref metav1.OwnerReference) bool {
 		f := c.kindOf(ref)
-		if f == nil || (n.namespace == "" && !f.Cluster) {
+		if f == nil || (n.namespace == "" && !f.Cluster) || c.elsewhere.holds(f) {
 			return true
 		}
 		o := c.Client.Lookup(f, ownerNamespace(f, n.namespace), ref.Name)
@@ -231,17 +251,28 @@ func (c *controller) standing(ctx context.Context, o api.Object, kind *api.Facts
 
 // read gets the object from the server; nil if it is gone or another one by now.
 func (c *controller) read(ctx context.Context, id identity) (api.Object, error) {
-	o, err := c.Client.Transport.Get(ctx, client.Target{Kind: id.kind, Namespace: id.namespace, Name: id.name}, metav1.GetOptions{})
+	o, err := c.get(ctx, id)
 	if apierrors.IsNotFound(err) {
 		return nil, nil
 	}
 	if err != nil {
 		return nil, fmt.Errorf("reading %s %s/%s: %w", id.kind.Plural, id.namespace, id.name, err)
 	}
-	if obj := o.(api.Object); obj.GetUID() == id.uid {
-		return obj, nil
+	if o.GetUID() == id.uid {
+		return o, nil
 	}
 	return nil, nil
+}
+
+func (c *controller) get(ctx context.Context, id identity) (api.Object, error) {
+	if c.elsewhere.holds(id.kind) {
+		return c.elsewhere.get(ctx, id)
+	}
+	o, err := c.Client.Transport.Get(ctx, client.Target{Kind: id.kind, Namespace: id.namespace, Name: id.name}, metav1.GetOptions{})
+	if err != nil {
+		return nil, err
+	}
+	return o.(api.Object), nil
 }
 
 // finish carries out what the finalizers of an object being deleted ask for.
@@ -288,16 +319,26 @@ func (c *controller) patch(ctx context.Context, id identity, o api.Object, field
 	if err != nil {
 		return fmt.Errorf("encoding patch: %w", err)
 	}
-	t := client.Target{Kind: id.kind, Namespace: id.namespace, Name: id.name}
-	if _, err := c.Client.Patch(ctx, t, types.MergePatchType, body, metav1.PatchOptions{}); err != nil && !apierrors.IsNotFound(err) {
+	if c.elsewhere.holds(id.kind) {
+		err = c.elsewhere.Patch(ctx, id.kind.GVR(), types.NamespacedName{Namespace: id.namespace, Name: id.name}, body)
+	} else {
+		t := client.Target{Kind: id.kind, Namespace: id.namespace, Name: id.name}
+		_, err = c.Client.Patch(ctx, t, types.MergePatchType, body, metav1.PatchOptions{})
+	}
+	if err != nil && !apierrors.IsNotFound(err) {
 		return fmt.Errorf("writing %s of %s %s/%s: %w", field, id.kind.Plural, id.namespace, id.name, err)
 	}
 	return nil
 }
 
 func (c *controller) delete(ctx context.Context, id identity, how metav1.DeletionPropagation) error {
-	t := client.Target{Kind: id.kind, Namespace: id.namespace, Name: id.name}
-	_, err := c.Client.Delete(ctx, t, metav1.DeleteOptions{Preconditions: &metav1.Preconditions{UID: &id.uid}, PropagationPolicy: &how})
+	options := metav1.DeleteOptions{Preconditions: &metav1.Preconditions{UID: &id.uid}, PropagationPolicy: &how}
+	var err error
+	if c.elsewhere.holds(id.kind) {
+		err = c.elsewhere.Delete(ctx, id.kind.GVR(), types.NamespacedName{Namespace: id.namespace, Name: id.name}, options)
+	} else {
+		_, err = c.Client.Delete(ctx, client.Target{Kind: id.kind, Namespace: id.namespace, Name: id.name}, options)
+	}
 	if err != nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) {
 		return fmt.Errorf("deleting %s %s/%s: %w", id.kind.Plural, id.namespace, id.name, err)
 	}

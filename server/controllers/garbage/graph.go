@@ -2,9 +2,11 @@ package garbage
 
 import (
 	"slices"
+	"strings"
 	"sync"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 
 	"orch/api"
@@ -175,4 +177,48 @@ func (g *graph) forget(f *api.Facts) {
 			delete(g.finishing, uid)
 		}
 	}
+}
+
+// retain drops the objects of a kind that are not in there, and returns what is to be looked at.
+func (g *graph) retain(f *api.Facts, there map[types.UID]bool) []types.UID {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	var gone []types.UID
+	for uid, n := range g.nodes {
+		if n.kind == f && !there[uid] {
+			gone = append(gone, uid)
+		}
+	}
+	for uid, id := range g.finishing {
+		if id.kind == f && !there[uid] {
+			gone = append(gone, uid)
+		}
+	}
+	var look []types.UID
+	for _, uid := range gone {
+		look = append(look, g.removeLocked(uid)...)
+	}
+	return look
+}
+
+// dependentsOfKind lists the objects that have an owner of a kind.
+func (g *graph) dependentsOfKind(gk schema.GroupKind) []types.UID {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	var list []types.UID
+	for uid, n := range g.nodes {
+		if slices.ContainsFunc(n.owners, func(r metav1.OwnerReference) bool { return groupKind(r) == gk }) {
+			list = append(list, uid)
+		}
+	}
+	return list
+}
+
+// groupKind is that of an owner.
+func groupKind(r metav1.OwnerReference) schema.GroupKind {
+	group, _, ok := strings.Cut(r.APIVersion, "/")
+	if !ok {
+		group = ""
+	}
+	return schema.GroupKind{Group: group, Kind: r.Kind}
 }

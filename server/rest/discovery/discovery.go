@@ -53,7 +53,12 @@ func groupsOf(kinds []*api.Facts, others []aggregator.Version) []group {
 		}
 		return &(*versions)[v]
 	}
+	moved := map[schema.GroupVersion]api.Priority{}
 	for i := range others {
+		if others[i].Local {
+			moved[others[i].GroupVersion] = others[i].Priority
+			continue
+		}
 		v := find(others[i].GroupVersion)
 		v.others, v.priority = &others[i], others[i].Priority
 	}
@@ -66,6 +71,9 @@ func groupsOf(kinds []*api.Facts, others []aggregator.Version) []group {
 		var known bool
 		if v.priority, known = api.PriorityOf(f); !known { // the group of APIServices themselves
 			v.priority.Group = math.MaxInt32
+		}
+		if p, is := moved[f.GroupVersion()]; is {
+			v.priority = p
 		}
 	}
 	for _, g := range groups {
