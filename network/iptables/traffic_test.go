@@ -249,9 +249,7 @@ func TestDeletedRulesComeBack(t *testing.T) {
 		{"everything deleted", "nft flush ruleset"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			if !works() {
-				t.Fatal("does not work before")
-			}
+			nettest.Until(t, 5*time.Second, "the Service works before", works)
 			nettest.Command(t, n.Node, "sh", "-c", c.command)
 			took := nettest.Until(t, time.Second, "the Service works again", works)
 			t.Logf("back after %v", took)
