@@ -163,7 +163,6 @@ func (slogHook) Levels() []logrus.Level {
 // chatter is what containerd warns of and nobody can or need mend.
 var chatter = []string{
 	"failed check for fsverity support",
-	"ttrpc: received message on inactive stream",
 	"failed sending message on channel", // a shim ended while its event was acknowledged
 }
 

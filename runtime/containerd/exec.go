@@ -193,19 +193,40 @@ func (x *execution) run(ctx context.Context, task runtime.Task, process *anypb.A
 	if x.streams.Resize != nil && x.spec.TTY {
 		go resize(running, calls, p, x.streams.Resize)
 	}
-	exit, err := p.Wait(running)
-	if ctx.Err() != nil {
-		kill, cancel := context.WithTimeout(calls, killTime)
-		defer cancel()
-		_ = p.Kill(kill, uint32(syscall.SIGKILL), false)
-		_, _ = p.Wait(kill)
-		return 0, ctx.Err()
-	}
+	exit, err := waitFor(ctx, calls, p)
 	if err != nil {
 		return 0, err
 	}
 	x.drain()
 	return int(exit.Status), nil
+}
+
+// waitFor waits for the end of the process, which is killed once ctx is done. It
+// asks once, and lets that call go on whatever comes: the answer to a call
+// that was given up would be an error in the log of the connection.
+func waitFor(ctx, calls context.Context, p runtime.ExecProcess) (*runtime.Exit, error) {
+	type result struct {
+		exit *runtime.Exit
+		err  error
+	}
+	ended := make(chan result, 1)
+	go func() {
+		exit, err := p.Wait(calls)
+		ended <- result{exit, err}
+	}()
+	select {
+	case r := <-ended:
+		return r.exit, r.err
+	case <-ctx.Done():
+	}
+	kill, cancel := context.WithTimeout(calls, killTime)
+	defer cancel()
+	_ = p.Kill(kill, uint32(syscall.SIGKILL), false)
+	select {
+	case <-ended:
+	case <-kill.Done():
+	}
+	return nil, ctx.Err()
 }
 
 // drain waits until the rest of the output is delivered, however slow the

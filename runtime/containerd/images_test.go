@@ -15,6 +15,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -87,6 +88,7 @@ func TestImages(t *testing.T) {
 	c.Registries = filepath.Join(c.Root, "registries.yaml")
 	e := open(t, c)
 	t.Run("ImportForms", func(t *testing.T) { importForms(t, e) })
+	t.Run("ImportNames", func(t *testing.T) { importNames(t, e) })
 	t.Run("ImportRefuses", func(t *testing.T) { importRefuses(t, e) })
 	t.Run("Remove", func(t *testing.T) { removeImage(t, e) })
 	t.Run("Folder", func(t *testing.T) { folder(t, e) })
@@ -124,6 +126,26 @@ func importForms(t *testing.T, e *Engine) {
 				t.Errorf("after importing again: %+v %v", img, err)
 			}
 		})
+	}
+}
+
+// importNames: an image that the host knows by other names as well was reported with all of them.
+func importNames(t *testing.T, e *Engine) {
+	for _, name := range []string{"alias:1", "alias:2"} {
+		var archive bytes.Buffer
+		if err := image.Pack(image.PackOptions{Source: "/bin/busybox", Names: []string{name}, Labels: map[string]string{"n": "alias"}}, &archive); err != nil {
+			t.Fatal(err)
+		}
+		got, err := e.Images().Import(t.Context(), &archive, true)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if want := "[docker.io/library/" + name + "]"; len(got) != 1 || fmt.Sprint(got[0].Names) != want {
+			t.Errorf("imported %+v, want names %s", got, want)
+		}
+	}
+	if img, err := e.Images().Resolve(t.Context(), "alias:1"); err != nil || !slices.Contains(img.Names, "docker.io/library/alias:2") {
+		t.Errorf("known afterwards: %+v %v", img, err)
 	}
 }
 

@@ -139,6 +139,9 @@ func TestKilledAndOpenedAgain(t *testing.T) {
 	if v := get("ends-meanwhile"); v.ExitCode != 5 {
 		t.Errorf("ended in between: %+v", v)
 	}
+	if said := strings.Join(logLines(t, get("ends-meanwhile").LogPath), "|"); said != "bye" {
+		t.Errorf("what it said while nobody read is %q in its log", said)
+	}
 	if v := get("only-created"); v.State != engine.Created {
 		t.Errorf("created only: %+v", v)
 	}
@@ -192,13 +195,7 @@ func removeAll(t *testing.T, e *Engine, state string) {
 // checkCounterLog: no line is missing or double over the kill, and more come.
 func checkCounterLog(t *testing.T, path string) {
 	t.Helper()
-	read := func() []string {
-		var b bytes.Buffer
-		if err := logfile.Read(t.Context(), path, logfile.Options{}, &b, &b); err != nil {
-			t.Fatal(err)
-		}
-		return strings.Split(strings.TrimSpace(b.String()), "\n")
-	}
+	read := func() []string { return logLines(t, path) }
 	before := len(read())
 	until(t, "the log goes on", func() bool { return len(read()) > before+5 })
 	for i, line := range read() {
@@ -206,6 +203,15 @@ func checkCounterLog(t *testing.T, path string) {
 			t.Fatalf("log line %d is %q", i+1, line)
 		}
 	}
+}
+
+func logLines(t *testing.T, path string) []string {
+	t.Helper()
+	var b bytes.Buffer
+	if err := logfile.Read(t.Context(), path, logfile.Options{}, &b, &b); err != nil {
+		t.Fatal(err)
+	}
+	return strings.Split(strings.TrimSpace(b.String()), "\n")
 }
 
 // TestMachineRestarted: the state folder is gone, as after a reboot.

@@ -256,7 +256,8 @@ type Images interface {
 	List(ctx context.Context) ([]Image, error)
 	// Pull fetches ref, trying auths in order, through the configured mirrors.
 	Pull(ctx context.Context, ref string, auths []Auth, p PullProgress) (Image, error)
-	// Import reads an OCI or docker archive (tar, gzip or zstd) and returns what it held.
+	// Import reads an OCI or docker archive (tar, gzip or zstd) and returns what it
+	// held, under the names that the archive has (the host may know more).
 	Import(ctx context.Context, r io.Reader, pin bool) ([]Image, error)
 	Remove(ctx context.Context, id string) error
 	// UsageBytes is the disk space of content and unpacked layers.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"slices"
 
 	client "github.com/containerd/containerd/v2/client"
 	"github.com/containerd/containerd/v2/core/images"
@@ -33,7 +34,7 @@ func (s *Store) Import(ctx context.Context, r io.Reader, pin bool) ([]engine.Ima
 	if err != nil {
 		return nil, fmt.Errorf("importing images: %w", err)
 	}
-	seen := map[string]bool{}
+	at := map[string]int{} // by ID, in out
 	var out []engine.Image
 	for _, rec := range recs {
 		if rec, err = s.settle(ctx, rec, pin); err != nil {
@@ -46,20 +47,29 @@ func (s *Store) Import(ctx context.Context, r io.Reader, pin bool) ([]engine.Ima
 		if err := s.Unpack(ctx, rec, c); err != nil {
 			return out, err
 		}
-		if seen[string(c.ID)] {
+		if i, there := at[string(c.ID)]; there {
+			out[i].Names = addName(out[i].Names, rec.Name)
 			continue
 		}
-		seen[string(c.ID)] = true
 		img, err := s.Resolve(ctx, string(c.ID))
 		if err != nil {
 			return out, err
 		}
+		img.Names = []string{rec.Name}
+		at[string(c.ID)] = len(out)
 		out = append(out, img)
 	}
 	if len(out) == 0 {
 		return nil, fmt.Errorf("importing images: the archive names no image for %s", platforms.DefaultString())
 	}
 	return out, nil
+}
+
+func addName(names []string, name string) []string {
+	if slices.Contains(names, name) {
+		return names // the archive has both a docker and an OCI index
+	}
+	return append(names, name)
 }
 
 // settle gives an image record its full name and, if asked, the pin.

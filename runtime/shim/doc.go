@@ -12,9 +12,10 @@
 //	<State>/pods/<key>/          the shim's working directory
 //	    address                  its socket, unix://<SocketDir>/<key>; the shim removes the socket at its end
 //	    log                      what the shim has to say
+//	    pid                      its process; it holds the keeper of the output pipes (keeper.go)
 //	<State>/<namespace>/<id>/    one task: the OCI bundle
 //	    config.json, rootfs/     rootfs is mounted by the shim
 //	    pod                      key of the pod directory; written last: without it the task was never made
 //
-// Runtime owns all of it. It knows no images and keeps no output. Start reading at Runtime.Create.
+// Runtime owns all of it. It knows no images and reads no output; it only keeps the pipes from closing. Start reading at Runtime.Create.
 package shim

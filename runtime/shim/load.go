@@ -61,6 +61,9 @@ func (r *Runtime) loadPods() (map[string]*pod, error) {
 		if err := errors.Join(err1, err2); err == nil {
 			err = p.connect(r, socket)
 			if err == nil {
+				if p.pipes, err = findKeeper(p.dir); err != nil {
+					r.cfg.Log.Warn("a shim does not give its pipes; output of containers of this pod that end while orch is away may be lost", "pod", p.group, "err", err)
+				}
 				pods[p.key] = p
 				r.mu.Lock()
 				r.pods[p.ns+"/"+p.group] = p

@@ -45,6 +45,7 @@ type pod struct {
 	err   error         // read after ready
 	conn  *ttrpc.Client
 	api   taskapi.TTRPCTaskService
+	pipes *keeper       // nil: a shim that was started without
 	dead  chan struct{} // closed when the connection has ended
 
 	users  int // tasks, and calls that may become one; guarded by Runtime.mu
@@ -165,6 +166,7 @@ func (p *pod) letGo() error {
 		if p.conn != nil {
 			err = p.conn.Close()
 		}
+		p.pipes.close()
 	})
 	return err
 }
@@ -181,6 +183,7 @@ func (p *pod) start(r *Runtime) (err error) {
 		if err != nil {
 			_ = os.Remove(socket)
 			_ = os.RemoveAll(p.dir)
+			p.pipes.close()
 		}
 	}()
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: socket, Net: "unix"})
@@ -194,6 +197,14 @@ func (p *pod) start(r *Runtime) (err error) {
 		return err
 	}
 	defer file.Close()
+	if p.pipes, err = newKeeper(); err != nil {
+		return err
+	}
+	ends, err := p.pipes.inherit()
+	if err != nil {
+		return err
+	}
+	defer closeAll(ends)
 	for name, text := range map[string]string{"address": "unix://" + socket, "log": "", "group": p.group, "namespace": p.ns} {
 		if err := os.WriteFile(filepath.Join(p.dir, name), []byte(text), 0o600); err != nil {
 			return err
@@ -205,13 +216,17 @@ func (p *pod) start(r *Runtime) (err error) {
 		"PATH=" + os.Getenv("PATH"), "GOMAXPROCS=2", "NAMESPACE=" + p.ns,
 		"TTRPC_ADDRESS=" + r.cfg.EventAddress, "GRPC_ADDRESS=" + r.cfg.Address,
 	}
-	cmd.ExtraFiles = []*os.File{file}
+	cmd.ExtraFiles = append([]*os.File{file}, ends...) // the shim's own starter gives the first
 	// Shims outlive us and must not hold on to files that we have inherited (a
 	// lock, a pipe to whoever started us).
 	_ = unix.CloseRange(3, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC)
 	// Its own session: no terminal's signal and no exit of ours reaches it.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if err := cmd.Start(); err != nil {
+		return err
+	}
+	if err := os.WriteFile(filepath.Join(p.dir, pidFile), []byte(strconv.Itoa(cmd.Process.Pid)), 0o600); err != nil {
+		_ = cmd.Process.Kill()
 		return err
 	}
 	raiseOOMScore(cmd.Process.Pid)

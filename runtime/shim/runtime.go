@@ -146,6 +146,7 @@ func (r *Runtime) create(ctx context.Context, p *pod, id string, o runtime.Creat
 	defer func() {
 		if err != nil {
 			t.removeBundle(r.cfg.Log)
+			t.dropPipes()
 		}
 	}()
 	opts, err := r.runcOptions(o)
@@ -158,6 +159,9 @@ func (r *Runtime) create(ctx context.Context, p *pod, id string, o runtime.Creat
 	}
 	for _, m := range o.Rootfs {
 		req.Rootfs = append(req.Rootfs, &apitypes.Mount{Type: m.Type, Source: m.Source, Target: m.Target, Options: m.Options})
+	}
+	if err := p.pipes.put(id, o.IO.Stdout, o.IO.Stderr); err != nil {
+		r.cfg.Log.Warn("a container's pipes are not kept; what it says last is lost if it ends while orch is away", "task", id, "err", err)
 	}
 	res, err := p.api.Create(ctx, req)
 	if err != nil {

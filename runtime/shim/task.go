@@ -214,6 +214,13 @@ func (t *Task) removeBundle(log *slog.Logger) {
 	}
 }
 
+// dropPipes lets the pod's keeper forget the output pipes.
+func (t *Task) dropPipes() {
+	if err := t.pod.pipes.drop(t.id); err != nil {
+		t.rt.cfg.Log.Warn("letting go of a container's pipes failed", "task", t.id, "err", err)
+	}
+}
+
 // delete asks the shim to delete the task, then removes its traces.
 func (t *Task) delete(ctx context.Context) (*runtime.Exit, error) {
 	t.mu.Lock()
@@ -234,6 +241,7 @@ func (t *Task) delete(ctx context.Context) (*runtime.Exit, error) {
 	t.exit = &exit
 	if t.rt.forget(t) {
 		t.removeBundle(t.rt.cfg.Log)
+		t.dropPipes()
 		t.rt.mu.Lock()
 		t.pod.users--
 		t.rt.mu.Unlock()
