@@ -29,6 +29,7 @@ import (
 	"orch/gpu/health"
 	"orch/gpu/inventory"
 	"orch/gpu/metrics"
+	"orch/gpu/mig"
 	"orch/gpu/nodes"
 	"orch/gpu/nvml"
 	"orch/gpu/report"
@@ -40,11 +41,12 @@ import (
 
 // gpuConfig is what a person may say about a node's GPUs.
 type gpuConfig struct {
-	GPUConfig, GPUDriverRoot, GPUDevRoot, GPURecording, GPUMetrics string
+	GPUConfig, MIGConfig, GPUDriverRoot, GPUDevRoot, GPURecording, GPUMetrics string
 }
 
 func (c *gpuConfig) addFlags(f *pflag.FlagSet) {
 	f.StringVar(&c.GPUConfig, "gpu-config", "", "how GPUs are shared: a file as NVIDIA's device plugin reads it (version v1)")
+	f.StringVar(&c.MIGConfig, "mig-config-file", "", "MIG layouts that the node label "+gpus.LabelMIG+" may name, beside those that follow from the cards (all-disabled, all-1g.10gb, all-balanced): a file as NVIDIA's mig-parted reads it (version v1)")
 	f.StringVar(&c.GPUDriverRoot, "gpu-driver-root", "", "where the NVIDIA driver's files lie, if not below /")
 	f.StringVar(&c.GPUDevRoot, "gpu-dev-root", "", "folder whose dev has the GPUs' device nodes, if not /")
 	f.StringVar(&c.GPURecording, "gpu-recording", "", "file of a recorded machine that is played instead of this one's GPUs, to try things out")
@@ -57,19 +59,26 @@ type nodeGPUs struct {
 	log       *slog.Logger
 	inventory *inventory.Inventory
 	driver    inventory.Driver
+	mig       gpus.MIGDriver // driver again, to change cards
+	layouts   mig.File
 	helper    *nvml.Client // nil when a recording is played, or without the helper
 	provider  *gpus.GPUs
 	devices   *devices.Manager
 	page      *gpus.Page
 	socket    string // of the paths below, for people on this host
-	released  chan struct{}
+	// released and freed have something in them after devices were given back: one for
+	// those who mend cards, one for those who partition them.
+	released, freed chan struct{}
 }
 
 // newGPUs puts the parts together. Nothing is asked of a driver yet.
 func newGPUs(c nodeConfig, imageFile func(ctx context.Context, ref, path string, max int64) ([]byte, error), log *slog.Logger) (_ *nodeGPUs, err error) {
-	g := &nodeGPUs{config: c.gpuConfig, log: log, released: make(chan struct{}, 1), socket: filepath.Join(c.RunDir, report.Socket)}
+	g := &nodeGPUs{config: c.gpuConfig, log: log, released: make(chan struct{}, 1), freed: make(chan struct{}, 1), socket: filepath.Join(c.RunDir, report.Socket)}
 	sharing, err := g.sharing()
 	if err != nil {
+		return nil, err
+	}
+	if g.layouts, err = g.migFile(); err != nil {
 		return nil, err
 	}
 	if err := g.sources(); err != nil {
@@ -99,9 +108,11 @@ func newGPUs(c nodeConfig, imageFile func(ctx context.Context, ref, path string,
 const maxLoaderCache = 16 << 20
 
 func (g *nodeGPUs) poke() {
-	select {
-	case g.released <- struct{}{}:
-	default:
+	for _, c := range []chan struct{}{g.released, g.freed} {
+		select {
+		case c <- struct{}{}:
+		default:
+		}
 	}
 }
 
@@ -114,6 +125,17 @@ func (g *nodeGPUs) sharing() (share.Config, error) {
 		return share.Config{}, fmt.Errorf("reading the sharing configuration of --gpu-config: %w", err)
 	}
 	return share.Parse(text)
+}
+
+func (g *nodeGPUs) migFile() (mig.File, error) {
+	if g.config.MIGConfig == "" {
+		return nil, nil //nolint:nilnil // there is none
+	}
+	text, err := os.ReadFile(g.config.MIGConfig)
+	if err != nil {
+		return nil, fmt.Errorf("reading the layouts of --mig-config-file: %w", err)
+	}
+	return mig.Parse(text)
 }
 
 // sources makes the inventory: of this machine, or of a recorded one.
@@ -129,7 +151,7 @@ func (g *nodeGPUs) sources() (err error) {
 			return err
 		}
 		player := fakenvml.New(rec)
-		g.driver = player
+		g.driver, g.mig = player, player
 		g.inventory, err = inventory.New(inventory.Config{Host: player, Driver: player, Log: g.log})
 		return err
 	}
@@ -137,7 +159,7 @@ func (g *nodeGPUs) sources() (err error) {
 	if g.helper, err = nvml.New(nvml.Config{Program: func() (*os.File, error) { return bundle.Open(bundle.NVML) }, Root: root, Log: g.log}); err != nil {
 		return err
 	}
-	g.driver = g.helper
+	g.driver, g.mig = g.helper, g.helper
 	owner := nodes.New(nodes.Config{Log: g.log})
 	g.inventory, err = inventory.New(inventory.Config{
 		Host: sysfs.New(sysfs.Config{Log: g.log, Library: func() (path, version string) {
@@ -221,6 +243,18 @@ func (g *nodeGPUs) paths() map[string]http.Handler {
 	}
 }
 
+// partition keeps the cards as the node's label wishes. It alone waits for the server.
+func (g *nodeGPUs) partition(ctx context.Context, node gpuNode, event func(eventType, reason, message string)) error {
+	wishes, err := node.wishes(ctx)
+	if err != nil {
+		return endOr(ctx, err)
+	}
+	return g.provider.Partition(ctx, gpus.Partition{
+		Driver: g.mig, File: g.layouts, Ready: g.inventory.Ready(), Wish: node.wish, Wishes: wishes, State: node.state, Event: event,
+		Reserve: g.devices.Reserve, Holdings: g.devices.Holdings, Refresh: g.inventory.Refresh, Reset: g.inventory.ResetCard,
+	}, g.freed)
+}
+
 // run keeps all of it going until ctx ends.
 func (g *nodeGPUs) run(ctx context.Context, c *client.Client, nodeName string) error {
 	recorder, err := events.New(events.Config{Client: c, Component: "orch-gpu", Host: nodeName})
@@ -245,6 +279,7 @@ func (g *nodeGPUs) run(ctx context.Context, c *client.Client, nodeName string) e
 		},
 	}
 	parts := []func(context.Context) error{
+		func(ctx context.Context) error { return g.partition(ctx, gpuNode{c, nodeName}, care.Event) },
 		g.inventory.Run, g.provider.Run, recorder.Run,
 		func(ctx context.Context) error { return g.provider.Tend(ctx, care, g.released) },
 		func(ctx context.Context) error { return g.page.Serve(ctx, g.config.GPUMetrics) },

@@ -14,6 +14,7 @@ import (
 
 	"orch/e2e/lab"
 	"orch/gpu/device"
+	"orch/gpu/fakenvml"
 )
 
 // gpuMachine is a recorded machine as a host has it: the recording, a tree with the
@@ -23,17 +24,28 @@ type gpuMachine struct {
 	recording, root string
 }
 
-// newGPUMachine plays a machine of the catalogue.
-func newGPUMachine(t *testing.T, name string) gpuMachine {
+// capsOfCard is how many capabilities the driver numbers for a card.
+const capsOfCard = 15 * 9
+
+// newGPUMachine plays the first n cards of a machine of the catalogue, 0 for all.
+func newGPUMachine(t *testing.T, name string, n int) gpuMachine {
 	t.Helper()
-	g := gpuMachine{recording: filepath.Join("..", "gpu", "fakenvml", "machines", name+".json"), root: t.TempDir()}
-	f, err := os.Open(g.recording)
+	g := gpuMachine{recording: filepath.Join(t.TempDir(), name+".json"), root: t.TempDir()}
+	rec, err := fakenvml.Load(name)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer f.Close()
-	rec, err := device.ReadRecording(f)
+	if n > 0 {
+		rec = fakenvml.Take(rec, n)
+	}
+	f, err := os.Create(g.recording)
 	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := rec.WriteTo(f); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Close(); err != nil {
 		t.Fatal(err)
 	}
 	g.Machine = rec.Machine
@@ -64,10 +76,12 @@ func newGPUMachine(t *testing.T, name string) gpuMachine {
 	node("nvidia-uvm-tools", g.Module.Majors["nvidia-uvm"], 1)
 	for _, card := range g.GPUs {
 		node(fmt.Sprintf("nvidia%d", *card.Minor), 195, uint32(*card.Minor))
-		for _, d := range card.MIGDevices() {
-			for _, minor := range []int{*d.GICapMinor, *d.CapMinor} {
-				node(fmt.Sprintf("nvidia-caps/nvidia-cap%d", minor), g.Module.Majors["nvidia-caps"], uint32(minor))
-			}
+		if card.MIG == nil {
+			continue
+		}
+		for i := range capsOfCard { // of all instances that it may come to have
+			minor := 3 + *card.Minor*capsOfCard + i
+			node(fmt.Sprintf("nvidia-caps/nvidia-cap%d", minor), g.Module.Majors["nvidia-caps"], uint32(minor))
 		}
 	}
 	return g
@@ -84,7 +98,7 @@ func gpuPod(c cluster, name, resource string, n int, more ...string) {
 
 // TestGPUs: a node whose machine has eight cards, with only the driver installed.
 func TestGPUs(t *testing.T) {
-	g := newGPUMachine(t, "h100-8")
+	g := newGPUMachine(t, "h100-8", 0)
 	h := lab.New(t).Host("gpubox")
 	h.Images()
 	server := h.StartServer(g.flags()...)
@@ -167,7 +181,7 @@ func cardNodes(list string) int {
 
 // TestGPUShares: NVIDIA's sharing file, and MIG devices under their own names.
 func TestGPUShares(t *testing.T) {
-	g := newGPUMachine(t, "h200-mig")
+	g := newGPUMachine(t, "h200-mig", 0)
 	config := filepath.Join(t.TempDir(), "sharing.yaml")
 	device := g.GPUs[0].MIGDevices()[0]
 	profile := strings.ReplaceAll(device.Profile, "+", ".")

@@ -21,6 +21,9 @@ func (m *Manager) Admit(pod *core.Pod) error {
 		return nil
 	}
 	a := allocation{offer: offer, busy: m.ledger.busy(offer), mine: podDevices{Namespace: pod.Namespace, Name: pod.Name, Containers: map[string]map[string][]string{}}, spare: map[string][]string{}}
+	for part := range m.reserved {
+		a.busy.parts[part] = false
+	}
 	for _, c := range pod.Spec.InitContainers {
 		lasting := c.RestartPolicy != nil && *c.RestartPolicy == core.ContainerRestartPolicyAlways
 		if err := a.give(&c, !lasting); err != nil {
@@ -65,23 +68,31 @@ func extended(name core.ResourceName) bool {
 // busy are the parts that somebody holds, and whether as a share; and ids by resource.
 func (l ledger) busy(offer map[string]offered) busy {
 	b := busy{ids: map[string][]string{}, parts: map[string]bool{}}
+	of := devicesOf(offer)
+	for _, h := range l.holdings() {
+		b.ids[h.Name] = append(b.ids[h.Name], h.IDs...)
+		for _, id := range h.IDs {
+			b.take(of(h.Name, id))
+		}
+	}
+	return b
+}
+
+// devicesOf finds the device of a resource's id. One that was offered in another way when
+// it was given is not shared: nobody else gets the part.
+func devicesOf(offer map[string]offered) func(resource, id string) Device {
 	of := map[string]Device{}
 	for name, o := range offer {
 		for _, d := range o.devices {
 			of[name+" "+d.ID] = d
 		}
 	}
-	for _, h := range l.holdings() {
-		b.ids[h.Name] = append(b.ids[h.Name], h.IDs...)
-		for _, id := range h.IDs {
-			d, known := of[h.Name+" "+id]
-			if !known { // offered in another way when it was given: nobody else gets the part
-				d = Device{Part: partOf(id)}
-			}
-			b.take(d)
+	return func(resource, id string) Device {
+		if d, ok := of[resource+" "+id]; ok {
+			return d
 		}
+		return Device{Part: partOf(id)}
 	}
-	return b
 }
 
 // partOf is the part in an id whose provider no longer offers it: shares are "part::n".

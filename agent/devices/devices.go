@@ -59,6 +59,8 @@ type Manager struct {
 
 	mu     sync.Mutex
 	ledger ledger
+	// reserved counts, by part, who alters it now: nobody is given it.
+	reserved map[string]int
 }
 
 var _ host.Devices = (*Manager)(nil)

@@ -264,3 +264,26 @@ func BenchmarkAdmitRelease(b *testing.B) {
 		}
 	}
 }
+
+// TestReserved: what is being altered is given to nobody, and what somebody holds is not altered.
+func TestReserved(t *testing.T) {
+	f := &fake{map[string][]Device{gpu: cards(2)}}
+	m := manager(t, filepath.Join(t.TempDir(), "ledger"), f)
+	release, held := m.Reserve([]string{"GPU-0"})
+	if len(held) > 0 {
+		t.Fatal(held)
+	}
+	if err := m.Admit(pod("two", gpu, "2")); err == nil || !strings.Contains(err.Error(), "Requested: 2, Available: 1") {
+		t.Error(err)
+	}
+	if err := m.Admit(pod("one", gpu, "1")); err != nil || m.Holdings()[0].IDs[0] != "GPU-1" {
+		t.Error(err, m.Holdings())
+	}
+	if r, held := m.Reserve([]string{"GPU-0", "GPU-1"}); r != nil || len(held) != 1 || held[0].Pod != "one" {
+		t.Error(held)
+	}
+	release()
+	if err := m.Admit(pod("other", gpu, "1")); err != nil {
+		t.Error(err)
+	}
+}

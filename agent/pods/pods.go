@@ -269,10 +269,18 @@ func (p *Pods) enlist(pod *core.Pod) {
 	p.admitted[pod.UID] = pod
 }
 
+// A pod whose containers have all ended gives its devices back before its status says so:
+// the scheduler gives them to another one at once.
 func (p *Pods) release(uid types.UID) {
 	p.admission.Lock()
 	defer p.admission.Unlock()
 	delete(p.admitted, uid)
+	if p.Devices == nil {
+		return
+	}
+	if err := p.Devices.Release(uid); err != nil { // taking it off the host tries again
+		p.Log.Warn("releasing devices of a pod that has ended failed", "pod", uid, "err", err)
+	}
 }
 
 // reference is what events of a pod or of one of its containers are about.

@@ -307,6 +307,17 @@ func (i *Inventory) Release(ctx context.Context) error {
 	return i.config.Driver.Release(ctx)
 }
 
+// ResetCard resets a card that nobody holds, for a MIG mode that waits for it. The driver is
+// let go meanwhile, and its events are asked for anew.
+func (i *Inventory) ResetCard(ctx context.Context, g device.GPU) error {
+	done := i.resetCard(ctx, g)
+	i.poke()
+	if done.Err != "" {
+		return errors.New(done.Err)
+	}
+	return nil
+}
+
 // Resume ends what Release began.
 func (i *Inventory) Resume(ctx context.Context) error {
 	if i.config.Driver == nil {

@@ -462,7 +462,7 @@ func (o *owner) reset(k Key) {
 		case <-time.After(delay):
 		case <-o.ctx.Done():
 		}
-		done := o.resetCard(g)
+		done := o.resetCard(o.ctx, g)
 		return func(o *owner) {
 			o.resets--
 			if o.visit(k) == about {
@@ -474,21 +474,21 @@ func (o *owner) reset(k Key) {
 	})
 }
 
-func (o *owner) resetCard(g device.GPU) health.ResetDone {
-	if o.config.Reset == nil {
+func (i *Inventory) resetCard(ctx context.Context, g device.GPU) health.ResetDone {
+	if i.config.Reset == nil {
 		return health.ResetDone{Err: "this node has no way to reset a GPU", Unsupported: true}
 	}
-	if o.config.Driver != nil {
-		o.lease.Lock()
-		defer o.lease.Unlock()
-		if !o.released {
-			defer o.config.Driver.Resume()
+	if i.config.Driver != nil {
+		i.lease.Lock()
+		defer i.lease.Unlock()
+		if !i.released {
+			defer i.config.Driver.Resume()
 		}
-		if err := o.config.Driver.Release(o.ctx); err != nil {
+		if err := i.config.Driver.Release(ctx); err != nil {
 			return health.ResetDone{Err: err.Error()}
 		}
 	}
-	return o.config.Reset(o.ctx, g)
+	return i.config.Reset(ctx, g)
 }
 
 func (o *owner) note(n health.Notice) {

@@ -57,7 +57,7 @@ func For(g device.GPU, want Layout, held Held) (Plan, error) {
 	if g.MIG == nil {
 		return p, nil
 	}
-	if want.Enabled != g.MIG.Mode.Current || want.Enabled != g.MIG.Mode.Pending {
+	if want.Enabled != g.MIG.Mode.Current {
 		return p.mode(g, want.Enabled, held), nil
 	}
 	if !want.Enabled {
@@ -86,7 +86,7 @@ func (p Plan) mode(g device.GPU, on bool, held Held) Plan {
 			return p
 		}
 	}
-	if !on && g.MIG.Mode.Current {
+	if !on {
 		for _, gi := range g.MIG.Instances {
 			p.Steps = append(p.Steps, Step{Op: Destroy, GI: gi.ID})
 		}

@@ -1,0 +1,35 @@
+package devices
+
+import "slices"
+
+// Reserve keeps parts (Device.Part) from being given while their owner alters them, until
+// release is called. If somebody holds one of them nothing is reserved, and who is said.
+func (m *Manager) Reserve(parts []string) (release func(), held []Holding) {
+	offer := m.offer()
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	of := devicesOf(offer)
+	for _, h := range m.ledger.holdings() {
+		if slices.ContainsFunc(h.IDs, func(id string) bool { return slices.Contains(parts, of(h.Name, id).Part) }) {
+			held = append(held, h)
+		}
+	}
+	if len(held) > 0 {
+		return nil, held
+	}
+	if m.reserved == nil {
+		m.reserved = map[string]int{}
+	}
+	for _, p := range parts {
+		m.reserved[p]++
+	}
+	return func() {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		for _, p := range parts {
+			if m.reserved[p]--; m.reserved[p] <= 0 {
+				delete(m.reserved, p)
+			}
+		}
+	}, nil
+}
