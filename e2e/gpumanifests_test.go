@@ -25,7 +25,7 @@ func gpuImages(t *testing.T, h *lab.Host) {
 		}
 	}
 	writeFile(t, filepath.Join(root, "www/v2/health/ready"), "ready\n")
-	writeFile(t, filepath.Join(root, "bin/tritonserver"), "#!/bin/sh\necho serving $*\nexec httpd -f -p 8000 -h /www\n")
+	writeFile(t, filepath.Join(root, "bin/tritonserver"), "#!/bin/sh\necho serving $*\ntrap 'exit 0' TERM\nhttpd -f -p 8000 -h /www &\nwait\n")
 	b, err := os.ReadFile("/bin/busybox")
 	if err != nil {
 		t.Fatal(err)
@@ -156,7 +156,9 @@ func gpuCommands(t *testing.T, c cluster) {
 	equal(t, "cards of the pod", fmt.Sprint(strings.Count(status, c.ns+"/user/main")), "2")
 	contains(t, orch("top", "gpu", "gpubox"), "MEMORY%", c.ns+"/user/main")
 	contains(t, orch("gpu", "doctor", "-n", c.ns, "user"), "ok       driver", "nvidia.com/gpu 8 of 8", "container main holds GPU ")
-	contains(t, orch("gpu", "doctor", c.ns+"/greedy"), "Insufficient nvidia.com/gpu: 6 of 8 are free, the pod asks for 7; they are held by "+c.ns+"/user")
+	c.Eventually(patience, "the doctor says who holds the cards", func() error {
+		return missing(orch("gpu", "doctor", c.ns+"/greedy"), "Insufficient nvidia.com/gpu: 6 of 8 are free, the pod asks for 7; they are held by "+c.ns+"/user")
+	})
 	contains(t, orch("gpu", "doctor", c.ns+"/plain"), "no container asks for a GPU")
 	file := filepath.Join(t.TempDir(), "machine.json")
 	contains(t, orch("gpu", "record", "-f", file), "wrote "+file)
