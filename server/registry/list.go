@@ -2,11 +2,8 @@ package registry
 
 import (
 	"context"
-	"encoding/base64"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"strings"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -111,33 +108,22 @@ func (r *Registry) List(ctx context.Context, q Request, o metav1.ListOptions) (*
 	if err != nil {
 		return nil, err
 	}
-	opts := cache.ListOptions{Filter: filter, Limit: o.Limit}
-	rev, err := parseRevision(o.ResourceVersion)
+	// Upstream reads one named object as such, which knows neither pages nor a legacy exact match.
+	single := filter.Name != "" && (res.Cluster || filter.Namespace != "")
+	at, err := placeOf(&o, single)
 	if err != nil {
 		return nil, err
 	}
-	switch {
-	case o.Continue != "":
-		if opts.Revision, opts.After, err = decodeContinue(o.Continue); err != nil {
-			return nil, apierrors.NewBadRequest(fmt.Sprintf("continue key is not valid: %v", err))
-		}
-		if rev > 0 {
-			return nil, apierrors.NewBadRequest("specifying resource version is not allowed when using continue")
-		}
-		if opts.Revision < 0 {
-			opts.Revision = 0 // the rest of a list whose state is gone, as it is now
-		}
-	case rev > 0:
-		if err := r.fresh(ctx, rev); err != nil {
-			return nil, err
-		}
-		if o.ResourceVersionMatch == metav1.ResourceVersionMatchExact || o.ResourceVersionMatch == "" && o.Limit > 0 {
-			opts.Revision = rev
-		}
+	if err := r.fresh(ctx, max(at.atLeast, at.exactly)); err != nil {
+		return nil, err
+	}
+	opts := cache.ListOptions{Filter: filter, Limit: o.Limit, Revision: at.exactly, After: at.after}
+	if single {
+		opts.Limit = 0
 	}
 	p, err := r.cache.List(ctx, res.kind, opts)
 	if err != nil {
-		return nil, listError(err, o.Continue != "", opts)
+		return nil, listError(err, at.paging, opts)
 	}
 	return pageAnswer(p), nil
 }
@@ -192,6 +178,9 @@ func (res *Resource) filter(q *Request, o *metav1.ListOptions, watch bool) (cach
 	}
 	out := cache.NewFilter(q.Namespace, l, f)
 	if q.Name != "" { // a list or watch of one named object
+		if name, ok := f.RequiresExactMatch("metadata.name"); !f.Empty() && (!ok || name != q.Name) {
+			return cache.Filter{}, apierrors.NewBadRequest("fieldSelector metadata.name doesn't match requested name")
+		}
 		out.Name = q.Name
 	}
 	return out, nil
@@ -210,79 +199,4 @@ func (res *Resource) knowsField(name string) error {
 		return fmt.Errorf("field label not supported: %s", name)
 	}
 	return fmt.Errorf("%q is not a known field selector: only %q, %q", name, "metadata.name", "metadata.namespace")
-}
-
-// continueToken is opaque to clients; its layout is upstream's.
-type continueToken struct {
-	Version  string `json:"v"`
-	Revision int64  `json:"rv"`
-	Start    string `json:"start"`
-}
-
-func encodeContinue(revision int64, after string) string {
-	b, _ := json.Marshal(continueToken{"meta.k8s.io/v1", revision, after + "\x00"}) // strings and a number: cannot fail
-	return base64.RawURLEncoding.EncodeToString(b)
-}
-
-func decodeContinue(s string) (revision int64, after string, err error) {
-	b, err := base64.RawURLEncoding.DecodeString(s)
-	if err != nil {
-		return 0, "", fmt.Errorf("unable to decode: %w", err)
-	}
-	var t continueToken
-	if err := json.Unmarshal(b, &t); err != nil {
-		return 0, "", fmt.Errorf("unable to parse: %w", err)
-	}
-	after, ok := strings.CutSuffix(t.Start, "\x00")
-	if t.Version != "meta.k8s.io/v1" || !ok || t.Revision == 0 {
-		return 0, "", errors.New("incorrect encoded start resourceVersion or key")
-	}
-	return t.Revision, after, nil
-}
-
-// Watch starts a watch with upstream's resourceVersion semantics: unset and "0"
-// begin with the present state, N behind N.
-func (r *Registry) Watch(ctx context.Context, q Request, o metav1.ListOptions) (*Watch, error) {
-	res, err := r.resource(ctx, &q)
-	if err != nil {
-		return nil, err
-	}
-	filter, err := res.filter(&q, &o, true)
-	if err != nil {
-		return nil, err
-	}
-	rev, err := parseRevision(o.ResourceVersion)
-	if err != nil {
-		return nil, err
-	}
-	if err := r.fresh(ctx, rev); err != nil {
-		return nil, err
-	}
-	opts := cache.WatchOptions{Filter: filter, After: rev, Bookmarks: o.AllowWatchBookmarks, State: rev == 0}
-	if o.TimeoutSeconds != nil {
-		opts.Timeout = time.Duration(*o.TimeoutSeconds) * time.Second
-	}
-	if s := o.SendInitialEvents; s != nil {
-		opts.State, opts.EndMark = *s, *s && o.AllowWatchBookmarks
-		if !*s && rev == 0 {
-			opts.After = r.cache.Revision()
-		}
-	}
-	w, err := r.cache.Watch(ctx, res.kind, opts)
-	if errors.Is(err, datastore.ErrCompacted) {
-		return nil, apierrors.NewResourceExpired(fmt.Sprintf("too old resource version: %d (%d)", rev, r.cache.Revision()))
-	}
-	if err != nil {
-		return nil, storeError(err)
-	}
-	return w, nil
-}
-
-// WatchError gives an error of Watch.Next, other than io.EOF, the status that a
-// client is told.
-func WatchError(err error) error {
-	if errors.Is(err, datastore.ErrCompacted) {
-		return apierrors.NewResourceExpired("too old resource version")
-	}
-	return storeError(err)
 }

@@ -27,7 +27,7 @@ import (
 //	each of which the answer's text must contain)
 //
 // The first blank line ends the headers, it may be left out where there are none. A value $NAME in an
-// answer is kept and stands for ${NAME} in later requests.
+// answer is kept and stands for ${NAME} in later requests and answers.
 func TestScripts(t *testing.T) {
 	files, err := filepath.Glob("testdata/*.txtar")
 	if err != nil || len(files) == 0 {
@@ -75,7 +75,7 @@ func (s *script) step(ask, want txtar.File) bool {
 		s.t.Errorf("%s: got %s, want %s\n%s", ask.Name, resp.Status, want.Name, data)
 		return false
 	}
-	heads, body := headAndBody(string(want.Data))
+	heads, body := headAndBody(s.fill(string(want.Data)))
 	for i := 0; i < len(heads); i += 2 {
 		if got := strings.Join(resp.Header.Values(heads[i]), "\n"); !strings.Contains(got, heads[i+1]) {
 			s.t.Errorf("%s: header %s is %q, want %q in it", ask.Name, heads[i], got, heads[i+1])

@@ -43,7 +43,7 @@ func (s *Server) watch(q *request) error {
 	ctx, cancel := context.WithCancel(q.Context())
 	defer cancel()
 	defer context.AfterFunc(s.draining, cancel)()
-	w, err := s.config.Registry.Watch(ctx, q.call(), o)
+	w, err := s.startWatch(ctx, q, o)
 	if err != nil {
 		return err
 	}
@@ -96,6 +96,31 @@ func (s *Server) watch(q *request) error {
 			buf = nil // a burst has passed; do not hold its memory for an idle watch
 		}
 	}
+}
+
+// source is where the events of a watch come from.
+type source interface {
+	Next(ctx context.Context) ([]registry.Event, error)
+	Begun() bool
+	Close()
+}
+
+// failed is a watch that is over before its first event.
+type failed struct{ err error }
+
+func (f failed) Next(context.Context) ([]registry.Event, error) { return nil, f.err }
+func (failed) Begun() bool                                      { return true }
+func (failed) Close()                                           {}
+
+func (s *Server) startWatch(ctx context.Context, q *request, o metav1.ListOptions) (source, error) {
+	w, err := s.config.Registry.Watch(ctx, q.call(), o)
+	switch {
+	case err == nil:
+		return w, nil
+	case registry.InStream(err):
+		return failed{err}, nil
+	}
+	return nil, err
 }
 
 // frames turns events into what the client wants to see.
@@ -151,7 +176,7 @@ func (f *frames) appendEnd(dst []byte, ctx context.Context, err error) []byte {
 }
 
 // watchWebSocket sends each event as one message: text for JSON, binary for protobuf.
-func (s *Server) watchWebSocket(ctx context.Context, w *registry.Watch, f *frames) error {
+func (s *Server) watchWebSocket(ctx context.Context, w source, f *frames) error {
 	upgrader := websocket.Upgrader{CheckOrigin: func(*http.Request) bool { return true }} // authentication is by token or certificate, never by cookie
 	c, err := upgrader.Upgrade(f.q.w, f.q.Request, nil)
 	if err != nil {
