@@ -63,6 +63,27 @@ func TestQuotaIsGivenBack(t *testing.T) {
 	}
 }
 
+// TestQuotaIsFreeAtOnce: what a deletion frees can be taken by the very next request, without
+// waiting for a controller.
+func TestQuotaIsFreeAtOnce(t *testing.T) {
+	_, admin := admitted(t)
+	setUp(t, admin, [2]string{quotasPath, `{"metadata":{"name":"q"},"spec":{"hard":{"pods":"1","count/configmaps":"1"}}}`})
+	const maps = "/api/v1/namespaces/a/configmaps"
+	for i := range 40 {
+		for path, body := range map[string]string{
+			pods: fmt.Sprintf(`{"metadata":{"name":"p%d"},"spec":{"containers":[{"name":"c","image":"x"}]}}`, i),
+			maps: fmt.Sprintf(`{"metadata":{"name":"p%d"}}`, i),
+		} {
+			if code, m := admin.message("POST", path, body); code != 201 {
+				t.Fatalf("round %d: %d %s", i, code, m)
+			}
+			if code, m := admin.message("DELETE", fmt.Sprintf("%s/p%d?gracePeriodSeconds=0", path, i), ""); code != 200 {
+				t.Fatalf("round %d: %d %s", i, code, m)
+			}
+		}
+	}
+}
+
 // TestQuotaKinds: what each kind of limit refuses; the first object fits, the second does not.
 func TestQuotaKinds(t *testing.T) {
 	_, admin := admitted(t)

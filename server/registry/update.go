@@ -31,11 +31,12 @@ type mode struct {
 	prepare func(w *op, o, old api.Object)
 	// validate is asked instead of the kind's ValidateUpdate; nil: nothing beyond metadata.
 	validate func(w *op, o, old api.Object) field.ErrorList
-	// whole: defaults and warnings apply. still: the generation stays, whatever changes.
-	whole, still bool
+	// whole: warnings apply. defaults: what the body leaves out is filled in before prepare.
+	// still: the generation stays, whatever changes.
+	whole, defaults, still bool
 }
 
-var wholeMode = mode{whole: true,
+var wholeMode = mode{whole: true, defaults: true,
 	prepare: func(w *op, o, old api.Object) {
 		if w.res.Status {
 			w.res.shape.keepStatus(o, old)
@@ -74,7 +75,8 @@ var statusMode = mode{
 // subMode is the mode of a row's further subresource.
 func subMode(prepare func(o, old api.Object), validate func(o, old api.Object) field.ErrorList) *mode {
 	return &mode{
-		prepare: func(_ *op, o, old api.Object) { prepare(o, old) },
+		defaults: true,
+		prepare:  func(_ *op, o, old api.Object) { prepare(o, old) },
 		validate: func(w *op, o, old api.Object) field.ErrorList {
 			check := validate
 			if check == nil {
@@ -222,7 +224,7 @@ func (w *op) update(ctx context.Context, oldItem *Item, obj api.Object, m *mode)
 	}
 	h := &w.res.hooks
 	w.clearType(obj)
-	if (m.whole || w.res.Dynamic) && h.setDefaults != nil {
+	if (m.defaults || w.res.Dynamic) && h.setDefaults != nil {
 		h.setDefaults(obj)
 	}
 	w.keepMeta(obj, old)
