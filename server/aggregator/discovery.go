@@ -248,21 +248,31 @@ func (r *route) converted(list []metav1.APIResource) []apidiscovery.APIResourceD
 			continue
 		}
 		at[o.Name] = len(out)
-		one := apidiscovery.APIResourceDiscovery{Resource: o.Name, ResponseKind: kind(o), Scope: apidiscovery.ScopeCluster, SingularResource: o.SingularName,
+		one := apidiscovery.APIResourceDiscovery{Resource: o.Name, ResponseKind: kind(o), Scope: scopeOf(o), SingularResource: o.SingularName,
 			Verbs: o.Verbs, ShortNames: o.ShortNames, Categories: o.Categories}
-		if o.Namespaced {
-			one.Scope = apidiscovery.ScopeNamespace
-		}
 		out = append(out, one)
 	}
 	for _, o := range list {
 		parent, sub, is := strings.Cut(o.Name, "/")
-		i, there := at[parent]
-		if is && there {
-			out[i].Subresources = append(out[i].Subresources, apidiscovery.APISubresourceDiscovery{Subresource: sub, ResponseKind: kind(o), Verbs: o.Verbs})
+		if !is {
+			continue
 		}
+		i, there := at[parent]
+		if !there { // as of servers of metrics, which have pods/METRIC and no pods
+			i = len(out)
+			at[parent] = i
+			out = append(out, apidiscovery.APIResourceDiscovery{Resource: parent, ResponseKind: &metav1.GroupVersionKind{}, Scope: scopeOf(o)})
+		}
+		out[i].Subresources = append(out[i].Subresources, apidiscovery.APISubresourceDiscovery{Subresource: sub, ResponseKind: kind(o), Verbs: o.Verbs})
 	}
 	return out
+}
+
+func scopeOf(o metav1.APIResource) apidiscovery.ResourceScope {
+	if o.Namespaced {
+		return apidiscovery.ScopeNamespace
+	}
+	return apidiscovery.ScopeCluster
 }
 
 // fetch asks a server for a document. The error is errUnchanged if it is that of etag.

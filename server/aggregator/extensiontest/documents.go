@@ -54,6 +54,8 @@ func (s *Server) document(w http.ResponseWriter, r *http.Request) {
 		doc = object{"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": Group + "/" + Version, "resources": resources(Group)}
 	case path == metrics:
 		doc = object{"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": "metrics.k8s.io/v1beta1", "resources": resources("")}
+	case path == custom, path == external:
+		doc = metricsDocument(path)
 	case path == "/openapi/v2":
 		doc = openAPIV2()
 	case path == "/openapi/v3" && !s.NoV3:
@@ -113,25 +115,4 @@ func openAPIV3() object {
 			"x-kubernetes-group-version-kind": object{"group": Group, "version": Version, "kind": "Flunder"},
 			"responses":                       object{"200": object{"description": "OK", "content": object{"application/json": object{"schema": object{"$ref": "#/components/schemas/" + model}}}}}}}},
 		"components": object{"schemas": object{model: flunder("#/components/schemas/"), "io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta": objectMeta()}}}
-}
-
-// measure serves what `kubectl top` asks for.
-func (s *Server) measure(w http.ResponseWriter, r *http.Request) {
-	usage := object{"cpu": "250m", "memory": "64Mi"}
-	head := func(name, namespace string) object {
-		return object{"metadata": object{"name": name, "namespace": namespace}, "timestamp": "2026-11-28T05:00:00Z", "window": "30s"}
-	}
-	node, pod := head("n1", ""), head("web", "default")
-	node["usage"], pod["containers"] = usage, []any{object{"name": "app", "usage": usage}}
-	list := func(kind string, o object) object {
-		return object{"kind": kind, "apiVersion": "metrics.k8s.io/v1beta1", "metadata": object{}, "items": []any{o}}
-	}
-	switch path := strings.TrimPrefix(r.URL.Path, metrics); path {
-	case "/nodes":
-		answer(w, 200, list("NodeMetricsList", node))
-	case "/pods", "/namespaces/default/pods":
-		answer(w, 200, list("PodMetricsList", pod))
-	default:
-		http.NotFound(w, r)
-	}
 }

@@ -1,6 +1,7 @@
 // Package extensiontest is an API server for tests of aggregation: it serves the kind
 // Flunder of wardle.example.com/v1alpha1 and, shaped like the metrics server, the kinds
-// of metrics.k8s.io/v1beta1, with discovery in both forms, watches and OpenAPI. It lets
+// of metrics.k8s.io/v1beta1, with discovery in both forms, watches and OpenAPI, and
+// metrics for autoscalers. It lets
 // only front proxies in, and tells what they said of the user. It stores nothing beyond
 // its life. Start reading at New.
 package extensiontest
@@ -151,10 +152,12 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	switch path := r.URL.Path; {
-	case path == "/apis", path == root, path == metrics, strings.HasPrefix(path, "/openapi/"):
+	case path == "/apis", path == root, path == metrics, path == custom, path == external, strings.HasPrefix(path, "/openapi/"):
 		s.document(w, r)
 	case strings.HasPrefix(path, metrics):
 		s.measure(w, r)
+	case strings.HasPrefix(path, custom+"/"), strings.HasPrefix(path, external+"/"):
+		s.observe(w, r)
 	case strings.HasPrefix(path, root+"/"):
 		s.resource(w, r)
 	default:
