@@ -111,7 +111,7 @@ func controlParts(control *server.Server, log *slog.Logger) ([]server.Part, erro
 	}
 	control.Measure(loop)
 	sc := control.Client(api.SchedulerUser)
-	decided, err := events.New(events.Config{Client: sc, Component: api.DefaultSchedulerName})
+	decided, err := events.New(events.Config{Client: sc, Component: api.DefaultSchedulerName, Series: true})
 	if err != nil {
 		return nil, err
 	}

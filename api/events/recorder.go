@@ -7,6 +7,7 @@
 package events
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -41,6 +42,10 @@ type Config struct {
 	Component string
 	// Host is the node's name for an agent, else empty.
 	Host string
+	// Series says that events are written as users of events.k8s.io write them, the
+	// scheduler among them: with eventTime and a series for repeats, and neither
+	// count nor first and last timestamp. kubectl describe shows such events first.
+	Series bool
 }
 
 // Recorder writes events. A nil *Recorder does nothing.
@@ -55,6 +60,7 @@ type occurrence struct {
 	kind            string // core.EventTypeNormal or core.EventTypeWarning
 	component       string
 	reason, message string
+	action          string // set where Config.Series is
 	at              time.Time
 }
 
@@ -100,9 +106,19 @@ func (r *Recorder) EventAt(ref core.ObjectReference, eventType, reason, message 
 		message = message[:messageLimit-3] + "..."
 	}
 	select {
-	case r.queue <- occurrence{ref, eventType, r.config.Component, reason, message, time.Now()}:
+	case r.queue <- occurrence{object: ref, kind: eventType, component: r.config.Component, reason: reason, message: message, action: r.config.action(reason), at: time.Now()}:
 	default: // full: the newest goes, as the oldest tell how the trouble began
 	}
+}
+
+// actions are what a scheduler does when it says so, in upstream's words.
+var actions = map[string]string{"Scheduled": "Binding", "FailedScheduling": "Scheduling", "Preempted": "Preempting"}
+
+func (c Config) action(reason string) string {
+	if !c.Series {
+		return ""
+	}
+	return cmp.Or(actions[reason], reason)
 }
 
 // Reference makes the reference that an event of the object carries.
@@ -174,7 +190,7 @@ func worthRetrying(err error) bool {
 // store creates the event, or raises the count of the one that is there.
 func (r *Recorder) store(ctx context.Context, s *series) error {
 	if s.name != "" {
-		patch, err := json.Marshal(map[string]any{"count": s.count, "lastTimestamp": metav1.NewTime(s.last), "message": s.message})
+		patch, err := json.Marshal(r.more(s))
 		if err != nil {
 			return fmt.Errorf("encoding event patch: %w", err)
 		}
@@ -194,18 +210,32 @@ func (r *Recorder) store(ctx context.Context, s *series) error {
 	return err
 }
 
+// more is the patch for a repeat.
+func (r *Recorder) more(s *series) map[string]any {
+	if r.config.Series {
+		return map[string]any{"message": s.message, "series": core.EventSeries{Count: s.count, LastObservedTime: metav1.NewMicroTime(s.last)}}
+	}
+	return map[string]any{"count": s.count, "lastTimestamp": metav1.NewTime(s.last), "message": s.message}
+}
+
 func (r *Recorder) event(s *series) *core.Event {
-	return &core.Event{
+	e := &core.Event{
 		ObjectMeta:          metav1.ObjectMeta{Namespace: s.namespace(), Name: fmt.Sprintf("%s.%x", s.object.Name, s.last.UnixNano())},
 		InvolvedObject:      s.object,
 		Type:                s.kind,
 		Reason:              s.reason,
 		Message:             s.message,
-		Count:               s.count,
-		FirstTimestamp:      metav1.NewTime(s.first),
-		LastTimestamp:       metav1.NewTime(s.last),
-		Source:              core.EventSource{Component: s.component, Host: r.config.Host},
 		ReportingController: s.component,
 		ReportingInstance:   r.config.Host,
 	}
+	if !r.config.Series {
+		e.Count, e.FirstTimestamp, e.LastTimestamp = s.count, metav1.NewTime(s.first), metav1.NewTime(s.last)
+		e.Source = core.EventSource{Component: s.component, Host: r.config.Host}
+		return e
+	}
+	e.EventTime, e.Action, e.ReportingInstance = metav1.NewMicroTime(s.first), s.action, cmp.Or(r.config.Host, s.component)
+	if s.count > 1 {
+		e.Series = &core.EventSeries{Count: s.count, LastObservedTime: metav1.NewMicroTime(s.last)}
+	}
+	return e
 }

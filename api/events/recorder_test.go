@@ -100,6 +100,41 @@ func TestRepeatsAreCounted(t *testing.T) {
 	}
 }
 
+// TestSchedulersEventsAreSeries: with a last timestamp "Scheduled" was shown behind
+// "Pulled" by kubectl describe, which sorts by it and by nothing finer than a second.
+func TestSchedulersEventsAreSeries(t *testing.T) {
+	s := &server{}
+	synctest.Test(t, func(t *testing.T) {
+		r, err := New(Config{Client: s, Component: "default-scheduler", Series: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(context.Background())
+		done := make(chan error)
+		go func() { done <- r.Run(ctx) }()
+		for range 2 {
+			r.Event(pod(), core.EventTypeNormal, "Scheduled", "Successfully assigned")
+		}
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+	if len(s.created) != 1 || len(s.patched) != 1 {
+		t.Fatalf("created %d, patched %d", len(s.created), len(s.patched))
+	}
+	e := s.created[0]
+	if e.EventTime.IsZero() || !e.LastTimestamp.IsZero() || !e.FirstTimestamp.IsZero() || e.Count != 0 || e.Series != nil || e.Source.Component != "" ||
+		e.Action != "Binding" || e.ReportingController != "default-scheduler" || e.ReportingInstance != "default-scheduler" {
+		t.Errorf("event = %+v", e)
+	}
+	if !strings.Contains(s.patched[0], `"series":{"count":2,"lastObservedTime":"`) || strings.Contains(s.patched[0], "lastTimestamp") {
+		t.Errorf("repeat = %s", s.patched[0])
+	}
+}
+
 func TestExpiredEventIsMadeAnew(t *testing.T) {
 	s := &server{gone: true}
 	run(t, s, func(r *Recorder) {

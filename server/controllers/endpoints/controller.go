@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"maps"
 	"sync"
+	"time"
 
 	core "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
@@ -22,6 +23,7 @@ import (
 
 type controller struct {
 	client *client.Client
+	times  *workpod.TriggerTimes
 
 	mu sync.Mutex
 	// gone are services that were deleted and whose Endpoints may be left, a
@@ -31,7 +33,7 @@ type controller struct {
 
 // Specs is the controller of Endpoints.
 func Specs(c *client.Client) []reconcile.Spec {
-	e := &controller{client: c, gone: map[reconcile.Key]bool{}}
+	e := &controller{client: c, times: workpod.NewTriggerTimes(), gone: map[reconcile.Key]bool{}}
 	return []reconcile.Spec{{Name: "endpoints", Workers: 4, Do: e.do, Watches: []reconcile.Watch{
 		reconcile.Map(api.Services, e.ofService), workpod.ServicesOf(c), reconcile.For(api.Endpoints),
 	}}}
@@ -67,17 +69,20 @@ func (c *controller) do(ctx context.Context, key reconcile.Key) (reconcile.Resul
 		c.mu.Lock()
 		delete(c.gone, key)
 		c.mu.Unlock()
+		c.times.Forget(key)
 		return reconcile.Result{}, nil
 	}
 	if !workpod.HasEndpoints(s) || s.DeletionTimestamp != nil {
 		return reconcile.Result{}, nil
 	}
-	return reconcile.Result{}, c.write(ctx, now, desired(s, workpod.Selected(c.client, s)))
+	pods := workpod.Selected(c.client, s)
+	return reconcile.Result{}, c.write(ctx, now, desired(s, pods), c.times.Next(s, pods))
 }
 
-// write brings the object to what is wanted, if it differs.
-func (c *controller) write(ctx context.Context, now, want *core.Endpoints) error {
+// write brings the object to what is wanted, if it differs, and says since when it should.
+func (c *controller) write(ctx context.Context, now, want *core.Endpoints, since time.Time) error {
 	if now == nil {
+		workpod.Stamp(&want.ObjectMeta, since)
 		_, err := client.Create(ctx, c.client, api.Endpoints, want)
 		if apierrors.HasStatusCause(err, core.NamespaceTerminatingCause) {
 			return nil
@@ -98,6 +103,7 @@ func (c *controller) write(ctx context.Context, now, want *core.Endpoints) error
 	if wantOver {
 		metav1.SetMetaDataAnnotation(&next.ObjectMeta, core.EndpointsOverCapacity, "truncated")
 	}
+	workpod.Stamp(&next.ObjectMeta, since)
 	if _, err := client.Update(ctx, c.client, api.Endpoints, next); err != nil {
 		return fmt.Errorf("updating endpoints: %w", err)
 	}

@@ -9,6 +9,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"time"
 
 	core "k8s.io/api/core/v1"
 	discovery "k8s.io/api/discovery/v1"
@@ -29,12 +30,14 @@ const (
 
 type controller struct {
 	client *client.Client
-	name   string // value of the managed-by label
+	name   string                // value of the managed-by label
+	times  *workpod.TriggerTimes // nil for mirrored ones: their time is not known
 }
 
 // Specs are the controllers of slices made from pods and of mirrored ones.
 func Specs(c *client.Client) []reconcile.Spec {
-	pods, mirror := &controller{c, managedByPods}, &controller{c, managedByMirror}
+	pods := &controller{c, managedByPods, workpod.NewTriggerTimes()}
+	mirror := &controller{client: c, name: managedByMirror}
 	return []reconcile.Spec{
 		{Name: "endpointslice", Workers: 4, Do: pods.doPods, Watches: []reconcile.Watch{
 			reconcile.For(api.Services), workpod.ServicesOf(c), reconcile.Map(api.EndpointSlices, pods.ofSlice), reconcile.Map(api.Nodes, pods.moved)}},
@@ -75,18 +78,25 @@ func (c *controller) zone(node string) string {
 
 func (c *controller) doPods(ctx context.Context, key reconcile.Key) (reconcile.Result, error) {
 	s := client.Cached(c.client, api.Services, key.Namespace, key.Name)
+	if s == nil {
+		c.times.Forget(key)
+	}
 	if s == nil || s.DeletionTimestamp != nil {
 		return reconcile.Result{}, nil // the owner reference takes the slices along
 	}
 	var groups []group
+	var since time.Time
 	if workpod.HasEndpoints(s) {
-		groups = desired(s, workpod.Selected(c.client, s), c.zone)
+		pods := workpod.Selected(c.client, s)
+		groups, since = desired(s, pods, c.zone), c.times.Next(s, pods)
 	} // else ours go: it never had a selector, or mirroring takes over
 	f := c.frame(s, api.Services.Facts, s.Labels)
 	if workpod.Headless(s) {
 		f.meta.Labels[core.IsHeadlessService] = ""
 	}
-	return reconcile.Result{}, c.act(ctx, makePlan(f, groups, c.existing(s.Namespace, s.Name)))
+	p := makePlan(f, groups, c.existing(s.Namespace, s.Name))
+	p.stamp(since)
+	return reconcile.Result{}, c.act(ctx, p)
 }
 
 func (c *controller) existing(namespace, service string) []*discovery.EndpointSlice {

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"time"
 
 	core "k8s.io/api/core/v1"
 	discovery "k8s.io/api/discovery/v1"
@@ -29,6 +30,15 @@ type group struct {
 // plan is what has to be written.
 type plan struct {
 	create, update, remove []*discovery.EndpointSlice
+}
+
+// stamp says in what is written to which change it goes back.
+func (p *plan) stamp(at time.Time) {
+	for _, list := range [][]*discovery.EndpointSlice{p.create, p.update} {
+		for _, s := range list {
+			workpod.Stamp(&s.ObjectMeta, at)
+		}
+	}
 }
 
 // frame is what all slices of one owner have in common.

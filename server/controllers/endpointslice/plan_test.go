@@ -3,6 +3,7 @@ package endpointslice
 import (
 	"fmt"
 	"testing"
+	"time"
 
 	core "k8s.io/api/core/v1"
 	discovery "k8s.io/api/discovery/v1"
@@ -80,6 +81,16 @@ func TestChangesTouchFewSlices(t *testing.T) {
 		p := makePlan(frame{}, desired(s, c.pods, none), first.create)
 		if len(p.create) != c.create || len(p.update) != c.update || len(p.remove) != c.remove {
 			t.Errorf("%s: %d created, %d updated, %d removed; want %d, %d, %d", c.name, len(p.create), len(p.update), len(p.remove), c.create, c.update, c.remove)
+		}
+	}
+}
+
+func TestWhatIsWrittenSaysSince(t *testing.T) {
+	p := plan{create: []*discovery.EndpointSlice{{}}, update: []*discovery.EndpointSlice{{}}}
+	p.stamp(time.Unix(0, 0))
+	for _, s := range append(p.create, p.update...) {
+		if got := s.Annotations[core.EndpointsLastChangeTriggerTime]; got != "1970-01-01T00:00:00Z" {
+			t.Errorf("annotation %q", got)
 		}
 	}
 }
