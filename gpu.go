@@ -20,6 +20,7 @@ import (
 
 	"orch/agent/devices"
 	"orch/agent/gpus"
+	"orch/agent/plugins"
 	"orch/api"
 	"orch/api/client"
 	"orch/api/events"
@@ -63,6 +64,7 @@ type nodeGPUs struct {
 	layouts   mig.File
 	helper    *nvml.Client // nil when a recording is played, or without the helper
 	provider  *gpus.GPUs
+	plugins   *nodePlugins
 	devices   *devices.Manager
 	page      *gpus.Page
 	socket    string // of the paths below, for people on this host
@@ -94,8 +96,12 @@ func newGPUs(c nodeConfig, imageFile func(ctx context.Context, ref, path string,
 	if err != nil {
 		return nil, err
 	}
+	if g.plugins, err = newPlugins(c, g.provider, log); err != nil {
+		return nil, err
+	}
 	g.devices, err = devices.New(devices.Config{
-		Path: filepath.Join(c.DataDir, "agent", "devices.json"), Providers: []devices.Provider{g.provider}, Released: g.poke, Log: log,
+		Path: filepath.Join(c.DataDir, "agent", "devices.json"), Released: g.poke, Log: log,
+		Providers: []devices.Provider{g.plugins, g.provider, plugins.Gone{Plugins: g.plugins.Plugins}},
 	})
 	if err != nil {
 		return nil, err
@@ -280,7 +286,8 @@ func (g *nodeGPUs) run(ctx context.Context, c *client.Client, nodeName string) e
 	}
 	parts := []func(context.Context) error{
 		func(ctx context.Context) error { return g.partition(ctx, gpuNode{c, nodeName}, care.Event) },
-		g.inventory.Run, g.provider.Run, recorder.Run,
+		g.inventory.Run, g.provider.Run, g.devices.Run, recorder.Run,
+		func(ctx context.Context) error { return g.plugins.run(ctx, care.Event) },
 		func(ctx context.Context) error { return g.provider.Tend(ctx, care, g.released) },
 		func(ctx context.Context) error { return g.page.Serve(ctx, g.config.GPUMetrics) },
 		func(ctx context.Context) error { return g.page.ServeLocal(ctx, g.socket, g.paths()) },

@@ -19,6 +19,7 @@ import (
 	"orch/agent"
 	"orch/agent/gpus"
 	"orch/agent/join"
+	"orch/agent/podresources"
 	"orch/agent/stream"
 	"orch/agent/volume"
 	"orch/api"
@@ -77,6 +78,8 @@ type node struct {
 	images  *image.Dir
 	streams *stream.Handler
 	gpus    *nodeGPUs
+	// podResources tells exporters what pods hold.
+	podResources *podresources.Server
 }
 
 // newNode makes the parts, each from those before it. containerd runs afterwards;
@@ -158,6 +161,9 @@ func (n *node) makeAgent() (err error) {
 	if err != nil {
 		return err
 	}
+	if n.podResources, err = podResources(n.nodeConfig, n.client, n.gpus.devices, n.log); err != nil {
+		return err
+	}
 	n.streams, err = stream.New(stream.Config{Pods: shown{n.agent.Pods()}, Engine: n.engine, Dialer: podDialer{}, Reach: n.network.has, More: n.gpus.paths(), Log: n.log})
 	return err
 }
@@ -170,7 +176,7 @@ func (n *node) Run(ctx context.Context) error {
 	parts := []func(context.Context) error{
 		n.network.Run, n.volumes.Run, n.images.Run, n.agent.Run, n.streams.Run,
 		func(ctx context.Context) error { return n.serve(ctx, n.streams) },
-		func(ctx context.Context) error { return n.gpus.run(ctx, n.client, n.NodeName) },
+		func(ctx context.Context) error { return n.gpus.run(ctx, n.client, n.NodeName) }, n.podResources.Run,
 	}
 	if n.run != nil {
 		parts = append(parts, n.run)

@@ -140,7 +140,11 @@ func (a *Agent) newPods(ips []string) (*pods.Pods, error) {
 		Client: d.Client, Engine: d.Engine, Network: d.Network, Namespaces: d.Namespaces, Volumes: d.Volumes, Devices: d.Devices, Cgroups: a.cgroups,
 		Puller: image.NewPuller(d.Engine.Images(), int64(c.ParallelPulls), a.node.Poke), Events: a.recorder,
 		Admit: func(pod *core.Pod, running []*core.Pod) *status.Verdict {
-			return admit.Check(pod, client.Cached(d.Client, api.Nodes, "", c.NodeName), running)
+			n := client.Cached(d.Client, api.Nodes, "", c.NodeName)
+			if d.Devices != nil {
+				n = admit.AtLeast(n, d.Devices.Allocated(pod.UID))
+			}
+			return admit.Check(pod, n, running)
 		},
 		Allocatable: a.node.Allocatable, MemoryCapacity: a.node.MemoryCapacity(), Log: d.Log,
 	})

@@ -13,6 +13,7 @@ require (
 	k8s.io/apiserver v0.37.2
 	k8s.io/cli-runtime v0.37.2
 	k8s.io/client-go v0.37.2
+	k8s.io/kubelet v0.37.2
 	k8s.io/sample-apiserver v0.37.2
 	orch v0.0.0
 	sigs.k8s.io/controller-runtime v0.25.2

@@ -32,6 +32,22 @@ func Check(pod *core.Pod, node *core.Node, running []*core.Pod) *status.Verdict 
 	return nil
 }
 
+// AtLeast is the node with no less of each resource than is allocated on it. A pod that
+// has its devices from before keeps them while whoever offers them is away.
+func AtLeast(node *core.Node, allocated map[core.ResourceName]int64) *core.Node {
+	if node == nil || len(allocated) == 0 {
+		return node
+	}
+	out := *node
+	out.Status.Allocatable = node.Status.Allocatable.DeepCopy()
+	for name, n := range allocated {
+		if have, ok := out.Status.Allocatable[name]; !ok || have.Value() < n {
+			out.Status.Allocatable[name] = *resource.NewQuantity(n, resource.DecimalSI)
+		}
+	}
+	return &out
+}
+
 func predicate(name, text string) *status.Verdict {
 	return &status.Verdict{Reason: name, Message: fmt.Sprintf("Pod was rejected: Predicate %s failed: %s", name, text)}
 }

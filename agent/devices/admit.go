@@ -2,6 +2,7 @@ package devices
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 
 	core "k8s.io/api/core/v1"
@@ -14,14 +15,17 @@ func (m *Manager) Admit(pod *core.Pod) error {
 	if !asks(pod) {
 		return nil
 	}
+	m.admitting.Lock()
+	defer m.admitting.Unlock()
 	offer := m.offer()
 	m.mu.Lock()
-	defer m.mu.Unlock()
-	if _, ok := m.ledger.Pods[pod.UID]; ok {
+	now, reserved := m.ledger, maps.Clone(m.reserved)
+	m.mu.Unlock()
+	if _, ok := now.Pods[pod.UID]; ok {
 		return nil
 	}
-	a := allocation{offer: offer, busy: m.ledger.busy(offer), mine: podDevices{Namespace: pod.Namespace, Name: pod.Name, Containers: map[string]map[string][]string{}}, spare: map[string][]string{}}
-	for part := range m.reserved {
+	a := allocation{offer: offer, busy: now.busy(offer), mine: podDevices{Namespace: pod.Namespace, Name: pod.Name, Containers: map[string]map[string][]string{}}, spare: map[string][]string{}}
+	for part := range reserved {
 		a.busy.parts[part] = false
 	}
 	for _, c := range pod.Spec.InitContainers {
@@ -38,6 +42,9 @@ func (m *Manager) Admit(pod *core.Pod) error {
 	if len(a.mine.Containers) == 0 {
 		return nil
 	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	// Meanwhile others could only give back.
 	return m.writeLocked(m.ledger.with(pod.UID, a.mine))
 }
 
@@ -163,25 +170,30 @@ func (a *allocation) pick(resource string, o offered, n int) ([]string, error) {
 		return ids, nil
 	}
 	var free []string
-	parts := map[string]bool{}
+	parts, healthy := map[string]bool{}, false
 	for _, d := range o.devices {
+		healthy = healthy || d.Healthy
 		if a.busy.free(resource, d) && (d.Shared || !parts[d.Part]) {
 			free = append(free, d.ID)
 			parts[d.Part] = true
 		}
 	}
-	if want := n - len(ids); len(free) < want {
+	want := n - len(ids)
+	switch {
+	case !healthy:
+		return nil, fmt.Errorf("Allocate failed due to no healthy devices present; cannot allocate unhealthy devices %s, which is unexpected", resource)
+	case len(free) < want:
 		return nil, fmt.Errorf("Allocate failed due to requested number of devices unavailable for %s. Requested: %d, Available: %d, which is unexpected", resource, want, len(free))
 	}
-	more, err := o.provider.Choose(resource, n-len(ids), free, a.busy.ids[resource])
+	more, err := o.provider.Choose(Choice{Resource: resource, Count: want, Free: free, Must: ids, Held: a.busy.ids[resource]})
 	if err != nil {
 		return nil, fmt.Errorf("Allocate failed due to %w, which is unexpected", err)
 	}
-	for _, id := range more {
-		if !slices.Contains(free, id) || slices.Contains(ids, id) {
-			return nil, fmt.Errorf("Allocate failed due to device %s of %s being chosen, which is not free, which is unexpected", id, resource)
+	// A choice of less than was asked for, or of what is not free, is filled up, as upstream does.
+	for _, id := range slices.Concat(more, free) {
+		if len(ids) < n && slices.Contains(free, id) && !slices.Contains(ids, id) {
+			ids = append(ids, id)
 		}
-		ids = append(ids, id)
 	}
 	return ids, nil
 }

@@ -10,7 +10,6 @@ package devices
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"slices"
 	"sync"
@@ -31,16 +30,44 @@ type Device struct {
 	Part    string
 	Shared  bool
 	Healthy bool
+	// Lost: its provider cannot tell how it is. It is not Healthy then.
+	Lost bool
+	// NUMA are the nodes of memory that it is near to, if that is known.
+	NUMA []int64
 }
 
 // Provider offers devices. Its methods may be called from many goroutines.
 type Provider interface {
-	// Offer lists the devices by resource, also those that are not healthy now.
+	// Offer lists the devices by resource, also those that are not healthy now. Nobody
+	// changes the lists afterwards.
 	Offer() map[string][]Device
-	// Choose picks n of the free devices; held are the resource's ids in use.
-	Choose(resource string, n int, free, held []string) ([]string, error)
+	// Choose picks devices. Fewer than asked for leave the rest to the caller.
+	Choose(c Choice) ([]string, error)
 	// Edits are what a container gets that holds ids of one of the provider's resources.
 	Edits(ctx context.Context, c host.DeviceHolder, resource string, ids []string) (host.DeviceEdits, error)
+}
+
+// Choice is what a provider is asked to choose.
+type Choice struct {
+	Resource string
+	// Count devices of Free, beside those of Must, which the container has already.
+	Count      int
+	Free, Must []string
+	// Held are the resource's ids in use.
+	Held []string
+}
+
+// Preparer is a Provider that is asked once about the devices of a container, before its
+// pod may run. The ledger keeps its answer, which is in DeviceHolder.Prepared whenever
+// Edits is called: a container that starts again needs the provider no more than that.
+type Preparer interface {
+	Prepare(ctx context.Context, resource string, ids []string) ([]byte, error)
+}
+
+// Follower is a Provider whose offer changes.
+type Follower interface {
+	// Changed is closed when the offer may be another; ask for it before asking for that.
+	Changed() <-chan struct{}
 }
 
 // Config of a Manager.
@@ -57,8 +84,12 @@ type Config struct {
 type Manager struct {
 	config Config
 
-	mu     sync.Mutex
-	ledger ledger
+	// admitting lets one pod choose, or one owner reserve, at a time. It is taken before mu.
+	admitting sync.Mutex
+
+	mu      sync.Mutex // guards what follows; no provider is called while it is held
+	ledger  ledger
+	changed chan struct{}
 	// reserved counts, by part, who alters it now: nobody is given it.
 	reserved map[string]int
 }
@@ -74,7 +105,45 @@ func New(c Config) (*Manager, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Manager{config: c, ledger: l}, nil
+	return &Manager{config: c, ledger: l, changed: make(chan struct{})}, nil
+}
+
+// Run tells followers of changed offers until ctx ends.
+func (m *Manager) Run(ctx context.Context) error {
+	var wg sync.WaitGroup
+	for _, p := range m.config.Providers {
+		f, ok := p.(Follower)
+		if !ok {
+			continue
+		}
+		wg.Go(func() {
+			for {
+				changed := f.Changed()
+				m.tell()
+				select {
+				case <-ctx.Done():
+					return
+				case <-changed:
+				}
+			}
+		})
+	}
+	wg.Wait()
+	return nil
+}
+
+func (m *Manager) tell() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	close(m.changed)
+	m.changed = make(chan struct{})
+}
+
+// Changed is closed when the devices of the node may be others.
+func (m *Manager) Changed() <-chan struct{} {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.changed
 }
 
 // offer joins what the providers offer; the first that offers a resource has it, so a
@@ -124,34 +193,6 @@ func (m *Manager) Holdings() []Holding {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return m.ledger.holdings()
-}
-
-// Edits asks the provider of each resource that the container holds.
-func (m *Manager) Edits(ctx context.Context, c host.DeviceHolder) (host.DeviceEdits, error) {
-	m.mu.Lock()
-	held := m.ledger.Pods[c.Pod.UID].Containers[c.Container.Name]
-	m.mu.Unlock()
-	out := host.DeviceEdits{}
-	if len(held) == 0 {
-		return out, nil
-	}
-	offer := m.offer()
-	for _, name := range sorted(held) {
-		o, ok := offer[name]
-		if !ok {
-			return out, fmt.Errorf("nothing offers %s on this node any more", name)
-		}
-		e, err := o.provider.Edits(ctx, c, name, held[name])
-		if err != nil {
-			return out, fmt.Errorf("preparing %s: %w", name, err)
-		}
-		out.Devices, out.Mounts, out.Env = append(out.Devices, e.Devices...), append(out.Mounts, e.Mounts...), append(out.Env, e.Env...)
-		if out.Held == nil {
-			out.Held = map[string][]string{}
-		}
-		out.Held[name] = held[name]
-	}
-	return out, nil
 }
 
 // Release takes a pod's devices back.

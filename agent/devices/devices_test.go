@@ -23,7 +23,7 @@ type fake struct{ devices map[string][]Device }
 
 func (f *fake) Offer() map[string][]Device { return f.devices }
 
-func (f *fake) Choose(_ string, n int, free, _ []string) ([]string, error) { return free[:n], nil }
+func (f *fake) Choose(c Choice) ([]string, error) { return c.Free[:c.Count], nil }
 
 func (f *fake) Edits(_ context.Context, _ host.DeviceHolder, resource string, ids []string) (host.DeviceEdits, error) {
 	return host.DeviceEdits{Env: []core.EnvVar{{Name: resource, Value: strings.Join(ids, ",")}}}, nil

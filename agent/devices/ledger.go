@@ -28,6 +28,9 @@ type podDevices struct {
 	Name      string `json:"name"`
 	// Containers have ids by resource.
 	Containers map[string]map[string][]string `json:"containers"`
+	// Answers are what the providers said of those ids when they were asked to prepare
+	// them, by container and resource. An older orch drops them and they are asked again.
+	Answers map[string]map[string][]byte `json:"answers,omitempty"`
 }
 
 func readLedger(path string) (ledger, error) {

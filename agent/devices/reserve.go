@@ -5,6 +5,8 @@ import "slices"
 // Reserve keeps parts (Device.Part) from being given while their owner alters them, until
 // release is called. If somebody holds one of them nothing is reserved, and who is said.
 func (m *Manager) Reserve(parts []string) (release func(), held []Holding) {
+	m.admitting.Lock() // a pod that is choosing has chosen first
+	defer m.admitting.Unlock()
 	offer := m.offer()
 	m.mu.Lock()
 	defer m.mu.Unlock()

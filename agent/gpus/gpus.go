@@ -126,22 +126,37 @@ func (g *GPUs) Changed() <-chan struct{} {
 func (g *GPUs) Offer() map[string][]devices.Device {
 	v := g.config.Look()
 	units, _ := alloc.Offer(v.Machine, g.config.Share)
-	out := map[string][]devices.Device{}
+	out, near := map[string][]devices.Device{}, numa(v.Machine)
 	for _, u := range units {
-		out[u.Resource] = append(out[u.Resource], devices.Device{ID: u.ID, Part: u.Device(), Shared: u.Replica >= 0, Healthy: v.Allocatable(u.Device())})
+		out[u.Resource] = append(out[u.Resource], devices.Device{ID: u.ID, Part: u.Device(), Shared: u.Replica >= 0, Healthy: v.Allocatable(u.Device()), NUMA: near[u.Device()]})
+	}
+	return out
+}
+
+// numa has the memory node of each card and MIG device, where it is known.
+func numa(m device.Machine) map[string][]int64 {
+	out := map[string][]int64{}
+	for _, card := range m.GPUs {
+		if card.NUMANode == nil || *card.NUMANode < 0 {
+			continue
+		}
+		out[card.UUID] = []int64{int64(*card.NUMANode)}
+		for _, d := range card.MIGDevices() {
+			out[d.UUID] = out[card.UUID]
+		}
 	}
 	return out
 }
 
 // Choose picks the best of the free units.
-func (g *GPUs) Choose(resource string, n int, free, held []string) ([]string, error) {
+func (g *GPUs) Choose(c devices.Choice) ([]string, error) {
 	m := g.config.Look().Machine
 	units, _ := alloc.Offer(m, g.config.Share)
 	isFree := map[string]bool{}
-	for _, id := range free {
+	for _, id := range c.Free {
 		isFree[id] = true
 	}
-	r := alloc.Request{Resource: resource, Count: n, Held: held, OneOnly: g.config.Share.OneOnly}
+	r := alloc.Request{Resource: c.Resource, Count: c.Count, Held: c.Held, OneOnly: g.config.Share.OneOnly}
 	for _, u := range units {
 		if isFree[u.ID] {
 			r.Free = append(r.Free, u)
@@ -180,6 +195,9 @@ type Extra struct {
 	*devices.Manager
 	*GPUs
 }
+
+// Changed is closed when devices of any provider may be others.
+func (e Extra) Changed() <-chan struct{} { return e.Manager.Changed() }
 
 // OwnsResource tells that NVIDIA's resources come and go with the cards.
 func (Extra) OwnsResource(name core.ResourceName) bool {

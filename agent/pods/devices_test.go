@@ -2,6 +2,8 @@ package pods_test
 
 import (
 	"context"
+	"errors"
+	"reflect"
 	"sync"
 	"testing"
 
@@ -17,6 +19,8 @@ import (
 type givenDevices struct {
 	mu       sync.Mutex
 	released map[types.UID]bool
+	refuse   error
+	status   map[string][]core.ResourceStatus
 }
 
 func (d *givenDevices) Admit(*core.Pod) error         { return nil }
@@ -24,6 +28,11 @@ func (d *givenDevices) Keep(map[types.UID]bool) error { return nil }
 func (d *givenDevices) Edits(context.Context, host.DeviceHolder) (host.DeviceEdits, error) {
 	return host.DeviceEdits{}, nil
 }
+
+func (d *givenDevices) Prepare(context.Context, *core.Pod) error          { return d.refuse }
+func (d *givenDevices) Allocated(types.UID) map[core.ResourceName]int64   { return nil }
+func (d *givenDevices) Status(types.UID) map[string][]core.ResourceStatus { return d.status }
+func (d *givenDevices) Changed() <-chan struct{}                          { return nil }
 
 func (d *givenDevices) Release(uid types.UID) error {
 	d.mu.Lock()
@@ -55,5 +64,39 @@ func TestEndedPodHasGivenItsDevicesBack(t *testing.T) {
 	defer d.mu.Unlock()
 	if !d.released[pod.UID] {
 		t.Error("its status says that it has ended, and it still holds its devices")
+	}
+}
+
+// TestRefusedDevicesRejectThePod: what a device plugin refuses was given back, and the pod
+// fails as upstream's does.
+func TestRefusedDevicesRejectThePod(t *testing.T) {
+	r := newRig(t, fakeengine.Options{})
+	r.stop()
+	given := &givenDevices{released: map[types.UID]bool{}, refuse: errors.New("Allocate failed due to rpc error: no, which is unexpected")}
+	r.deps.Devices = given
+	r.start()
+	pod := r.create("{metadata: {name: a}, spec: {containers: [{name: c, image: 'x:1'}]}}")
+	got := r.await("a", "rejection", func(p *core.Pod) bool { return p.Status.Phase == core.PodFailed })
+	if got.Status.Reason != "UnexpectedAdmissionError" || got.Status.Message != "Pod was rejected: Allocate failed due to rpc error: no, which is unexpected" {
+		t.Errorf("%s: %s", got.Status.Reason, got.Status.Message)
+	}
+	given.mu.Lock()
+	defer given.mu.Unlock()
+	if !given.released[pod.UID] {
+		t.Error("the devices were not given back")
+	}
+}
+
+// TestHealthOfDevicesIsInTheStatus of containers, and only there.
+func TestHealthOfDevicesIsInTheStatus(t *testing.T) {
+	r := newRig(t, fakeengine.Options{})
+	r.stop()
+	want := core.ResourceStatus{Name: "amd.com/gpu", Resources: []core.ResourceHealth{{ResourceID: "0", Health: core.ResourceHealthStatusUnhealthy}}}
+	r.deps.Devices = &givenDevices{released: map[types.UID]bool{}, status: map[string][]core.ResourceStatus{"c": {want}}}
+	r.start()
+	r.create("{metadata: {name: a}, spec: {containers: [{name: c, image: 'x:1'}, {name: d, image: 'x:1'}]}}")
+	got := r.await("a", "running", func(p *core.Pod) bool { return p.Status.Phase == core.PodRunning })
+	if s := got.Status.ContainerStatuses; !reflect.DeepEqual(s[0].AllocatedResourcesStatus, []core.ResourceStatus{want}) || s[1].AllocatedResourcesStatus != nil {
+		t.Errorf("%v, %v", s[0].AllocatedResourcesStatus, s[1].AllocatedResourcesStatus)
 	}
 }

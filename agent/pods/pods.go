@@ -160,6 +160,9 @@ func (p *Pods) Run(ctx context.Context) error {
 	first.Unlock()
 	live := p.orphans(ctx, left, initial)
 	p.wg.Go(func() { p.keep(ctx, live) })
+	if p.Devices != nil {
+		p.wg.Go(func() { p.followDevices(ctx) })
+	}
 	close(p.synced)
 	for e := range events {
 		p.event(ctx, e)
@@ -195,6 +198,26 @@ func (p *Pods) change(ctx context.Context, c client.Change, left map[types.UID]*
 	}
 	p.mu.Unlock()
 	w.box.post(func() { w.observe(pod) })
+}
+
+// followDevices makes pods that hold devices report how those are.
+func (p *Pods) followDevices(ctx context.Context) {
+	for {
+		changed := p.Devices.Changed()
+		p.mu.Lock()
+		workers := maps.Clone(p.workers)
+		p.mu.Unlock()
+		for uid, w := range workers {
+			if len(p.Devices.Status(uid)) > 0 {
+				w.box.post(func() {})
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-changed:
+		}
+	}
 }
 
 // enterLocked makes a worker known and lets it run.
@@ -244,8 +267,25 @@ func (p *Pods) event(ctx context.Context, e engine.Event) {
 	})
 }
 
-// admit decides whether a pod can run beside those that were admitted before it.
-func (p *Pods) admit(pod *core.Pod) *status.Verdict {
+// admit decides whether a pod can run. Others are admitted while whoever offers its
+// devices thinks about it.
+func (p *Pods) admit(ctx context.Context, pod *core.Pod) *status.Verdict {
+	if v := p.reserve(pod); v != nil || p.Devices == nil {
+		return v
+	}
+	err := p.Devices.Prepare(ctx, pod)
+	if err == nil || ctx.Err() != nil { // an orch that stops decides nothing: the next one asks again
+		return nil
+	}
+	p.release(pod.UID)
+	if again := p.Devices.Release(pod.UID); again != nil {
+		p.Log.Warn("giving the devices of a rejected pod back failed", "pod", pod.Namespace+"/"+pod.Name, "err", again)
+	}
+	return &status.Verdict{Reason: "UnexpectedAdmissionError", Message: "Pod was rejected: " + err.Error()}
+}
+
+// reserve gives a pod its place beside those that were admitted before it.
+func (p *Pods) reserve(pod *core.Pod) *status.Verdict {
 	p.admission.Lock()
 	defer p.admission.Unlock()
 	if p.Admit != nil {

@@ -150,7 +150,7 @@ func (w *worker) step(ctx context.Context) (wake time.Time) {
 			wake = t
 		}
 	}
-	w.admit()
+	w.admit(ctx)
 	w.heed(now)
 	if !w.finished {
 		if w.stop == nil {
@@ -177,7 +177,7 @@ func (w *worker) view(now time.Time) plan.View {
 }
 
 // admit decides once whether the node can run the pod.
-func (w *worker) admit() {
+func (w *worker) admit(ctx context.Context) {
 	if w.admitted {
 		return
 	}
@@ -185,7 +185,7 @@ func (w *worker) admit() {
 	if w.pod.DeletionTimestamp != nil {
 		return
 	}
-	if v := w.p.admit(w.pod); v != nil {
+	if v := w.p.admit(ctx, w.pod); v != nil {
 		v.Rejected = true
 		w.verdict, w.finished = v, true
 		w.event(core.EventTypeWarning, v.Reason, v.Message)
@@ -342,6 +342,9 @@ func (w *worker) publish(now time.Time) time.Time {
 	}
 	if w.sandbox != nil {
 		in.Sandbox.Ready, in.Sandbox.PodIPs = w.sandbox.state()
+	}
+	if w.p.Devices != nil {
+		in.Devices = w.p.Devices.Status(w.pod.UID)
 	}
 	s := status.Compute(in)
 	w.last = s

@@ -155,6 +155,9 @@ func (e *Engine) spec(s engine.Spec, contents image.Contents, rootfs []mount.Mou
 	if err != nil {
 		return nil, err
 	}
+	if err := injectCDI(spec, s.CDI); err != nil {
+		return nil, err
+	}
 	return json.Marshal(spec)
 }
 

@@ -65,7 +65,12 @@ type Spec struct {
 	Hostname string
 	Mounts   []Mount
 	Devices  []Device
-	Sysctls  map[string]string
+	// CDI are devices by their CDI names (vendor/class=name), as the specifications in
+	// /etc/cdi and /var/run/cdi describe them when the container is created.
+	CDI     []string
+	Sysctls map[string]string
+	// Annotations are handed to the low-level runtime.
+	Annotations map[string]string
 
 	Namespaces Namespaces
 	// CgroupPath is absolute below the hierarchy's root: /kubepods/burstable/pod<uid>/<id>.

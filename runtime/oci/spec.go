@@ -61,11 +61,14 @@ func Build(in Input) (*specs.Spec, error) {
 		Version:     specs.Version,
 		Root:        &specs.Root{Path: "rootfs", Readonly: s.Security.ReadOnlyRoot},
 		Process:     &specs.Process{Terminal: s.TTY},
-		Annotations: map[string]string{"io.kubernetes.cri.sandbox-id": s.Pod},
+		Annotations: maps.Clone(s.Annotations),
 		Linux:       &specs.Linux{CgroupsPath: s.CgroupPath},
 	}
-	if s.Pod == "" {
-		out.Annotations = nil
+	if s.Pod != "" {
+		if out.Annotations == nil {
+			out.Annotations = map[string]string{}
+		}
+		out.Annotations["io.kubernetes.cri.sandbox-id"] = s.Pod
 	}
 	steps := []func(Input, *specs.Spec) error{namespaces, process, user, security, mounts, devices, resources, seccompProfile}
 	for _, step := range steps {

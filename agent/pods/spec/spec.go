@@ -91,7 +91,7 @@ func Build(in Input) (engine.Spec, error) {
 		Command: expandAll(c.Command, vars.Lookup), Args: expandAll(c.Args, vars.Lookup),
 		Env: vars.List(), WorkingDir: c.WorkingDir,
 		User: user, Security: sec, Hostname: in.Sandbox.Hostname,
-		Mounts: mounts, Devices: devices, Sysctls: sysctls(in),
+		Mounts: mounts, Devices: devices, CDI: in.Devices.CDI, Annotations: in.Devices.Annotations, Sysctls: sysctls(in),
 		Namespaces: namespaces(in),
 		CgroupPath: path.Join(in.CgroupPath, in.ID), Resources: resources(in),
 		TTY: c.TTY, Stdin: c.Stdin, StdinOnce: c.StdinOnce,

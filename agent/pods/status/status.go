@@ -62,6 +62,8 @@ type Input struct {
 	Refused *Refusal
 	// Old is the last status; what others own in it is kept.
 	Old core.PodStatus
+	// Devices are those that the containers hold, with their health, by container.
+	Devices map[string][]core.ResourceStatus
 	// Runtime is the scheme of container IDs: containerd.
 	Runtime string
 }
@@ -174,6 +176,9 @@ func (in Input) container(n plan.Named) core.ContainerStatus {
 			s.Resources = r.DeepCopy()
 		}
 		s.AllocatedResources = s.Resources.Requests.DeepCopy()
+	}
+	if n.Role == plan.Main { // as upstream's UpdateAllocatedResourcesStatus
+		s.AllocatedResourcesStatus = in.Devices[n.Name]
 	}
 	s.VolumeMounts = mounts(n.Container)
 	return s
