@@ -74,6 +74,8 @@ type partitioner struct {
 	said string
 	// vain is the wish and layout that the driver refused.
 	vain string
+	// again: this is another try of what failed, and nothing else has changed.
+	again bool
 }
 
 // outcome is what became of a wish.
@@ -98,7 +100,7 @@ func (g *GPUs) Partition(ctx context.Context, c Partition, released <-chan struc
 		if err != nil && ctx.Err() == nil {
 			g.config.Log.Warn("partitioning GPUs failed", "err", err)
 		}
-		again = nil
+		again, p.again = nil, false
 		if retry || err != nil {
 			again = time.After(retryPartition)
 		}
@@ -109,7 +111,7 @@ func (g *GPUs) Partition(ctx context.Context, c Partition, released <-chan struc
 		case <-released:
 		case <-c.Wishes:
 		case <-again:
-			p.vain = ""
+			p.vain, p.again = "", true
 		}
 	}
 }
@@ -191,7 +193,7 @@ func (p *partitioner) held() mig.Held {
 
 // all brings every card as far as it goes; one that is blocked or fails leaves the others.
 func (p *partitioner) all(ctx context.Context, wish string, layouts map[string]mig.Layout, shown *string) outcome {
-	if *shown != MIGPending {
+	if *shown != MIGPending && !(p.again && *shown == MIGFailed) { // a node's label does not flap while a driver refuses
 		if err := p.State(ctx, MIGPending); err != nil {
 			return outcome{state: MIGFailed, reason: "MIGConfigFailed", message: err.Error(), retry: true}
 		}

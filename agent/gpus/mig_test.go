@@ -192,7 +192,12 @@ func TestPartitionFailures(t *testing.T) {
 	if r.ask("all-balanced"); len(r.states) > 0 {
 		t.Error("what the driver refused was asked again at once")
 	}
-	r.p.vain = "" // the time is over
+	r.player.Hang("SetMIGMode", 1)
+	r.p.vain, r.p.again = "", true // the time is over
+	if r.ask("all-balanced"); len(r.states)+len(r.events) > 0 {
+		t.Errorf("a driver that refuses again makes the node say %v, %v", r.states, r.events)
+	}
+	r.p.vain, r.p.again = "", false
 	r.ask("all-balanced")
 	r.said("pending success", "MIGConfigured")
 	r.p.File = mig.File{"mine": {{Layout: mig.Layout{Enabled: true, Devices: map[string]int{"4g.71gb": 1, "3g.71gb": 1}}}}}
