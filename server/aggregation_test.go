@@ -523,6 +523,31 @@ func TestGarbageOfAggregatedObjects(t *testing.T) {
 	gone("a dependent elsewhere", flunders+"/of-map")
 	admin.do("DELETE", flunders+"/owner", "")
 	gone("a dependent here", maps+"/of-flunder")
+	// In the foreground the owner waits for what depends on it, and elsewhere does so too.
+	setUp(t, admin, [2]string{flunders, `{"metadata":{"name":"waits"}}`})
+	setUp(t, admin, [2]string{maps, strings.Replace(owned("last", version, "Flunder", "waits", uid(flunders+"/waits")), `"uid"`, `"blockOwnerDeletion":true,"uid"`, 1)})
+	if code, text := admin.do("DELETE", flunders+"/waits", `{"propagationPolicy":"Foreground"}`); code != 200 {
+		t.Errorf("%d %s", code, text)
+	}
+	gone("the owner that waits", flunders+"/waits")
+	if code, text := admin.do("GET", maps+"/last", ""); code != 404 {
+		t.Errorf("the owner did not wait: %d %s", code, text)
+	}
+	// One owner of two goes: the other keeps the object.
+	setUp(t, admin, [2]string{maps, `{"metadata":{"name":"stays"}}`}, [2]string{maps, `{"metadata":{"name":"goes"}}`})
+	two := strings.TrimSuffix(owned("of-two", "v1", "ConfigMap", "stays", uid(maps+"/stays")), "]}}") + fmt.Sprintf(`,{"apiVersion":"v1","kind":"ConfigMap","name":"goes","uid":%q}]}}`, uid(maps+"/goes"))
+	setUp(t, admin, [2]string{flunders, two})
+	admin.do("DELETE", maps+"/goes", "")
+	for end := time.Now().Add(30 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		code, text := admin.do("GET", flunders+"/of-two", "")
+		if code == 200 && !strings.Contains(text, `"goes"`) && strings.Contains(text, `"stays"`) {
+			break
+		} else if code != 200 || time.Now().After(end) {
+			t.Fatalf("of two owners one went: %d %s", code, text)
+		}
+	}
+	admin.do("DELETE", maps+"/stays", "")
+	gone("the last owner is gone", flunders+"/of-two")
 	if code, text := admin.do("GET", maps+"/of-unknown", ""); code != 200 {
 		t.Errorf("nobody knows its owner's kind: %d %s", code, text)
 	}

@@ -11,7 +11,7 @@ import (
 type object = map[string]any
 
 func resources(group string) []any {
-	verbs := []string{"create", "delete", "deletecollection", "get", "list", "watch"}
+	verbs := []string{"create", "delete", "deletecollection", "get", "list", "patch", "watch"}
 	if group == Group {
 		return []any{object{"name": "flunders", "singularName": "flunder", "namespaced": true, "kind": "Flunder", "verbs": verbs, "shortNames": []string{"fl"}}}
 	}

@@ -285,25 +285,6 @@ func (s *Server) list(namespace string) map[string]any {
 	return map[string]any{"apiVersion": Group + "/" + Version, "kind": "FlunderList", "metadata": map[string]any{"resourceVersion": strconv.Itoa(s.revision)}, "items": items}
 }
 
-func (s *Server) one(w http.ResponseWriter, r *http.Request, key string) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	o := s.flunders[key]
-	switch {
-	case o == nil:
-		_, name, _ := strings.Cut(key, "/")
-		refuse(w, 404, "NotFound", fmt.Sprintf("flunders.%s %q not found", Group, name))
-	case r.Method == http.MethodGet:
-		answer(w, 200, o)
-	case r.Method == http.MethodDelete:
-		delete(s.flunders, key)
-		s.tellLocked("DELETED", o)
-		answer(w, 200, o)
-	default:
-		refuse(w, 405, "MethodNotAllowed", "the server does not allow this method on the requested resource")
-	}
-}
-
 // watch tells all events, then those that come.
 func (s *Server) watch(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Content-Type", "application/json")
