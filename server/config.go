@@ -46,6 +46,8 @@ type Config struct {
 	EnableAdmissionPlugins, DisableAdmissionPlugins []string
 	// NoSecretsEncryption makes no keys for Secrets at the first start; SecretsProvider is the cipher
 	// of new keys, EncryptionConfig a file for further resources.
+	// ResetSecretsEncryption gives up Secrets whose key is lost.
+	ResetSecretsEncryption            bool
 	NoSecretsEncryption               bool
 	SecretsProvider, EncryptionConfig string
 	Audit                             audit.Config
@@ -83,6 +85,7 @@ func (c *Config) AddFlags(f *pflag.FlagSet) {
 		c.NoSecretsEncryption = !on
 		return err
 	})
+	f.BoolVar(&c.ResetSecretsEncryption, "secrets-encryption-reset", false, "where the key of encrypted Secrets is lost: delete them and make a new key, instead of refusing to start")
 	f.StringVar(&c.SecretsProvider, "secrets-encryption-provider", "secretbox", "cipher of new keys for Secrets: secretbox, aescbc or aesgcm")
 	c.addAPIFlags(f)
 	f.Var(apiArgs{f}, "kube-apiserver-arg", "a flag of kube-apiserver that orch knows too, without dashes, such as audit-log-path=/var/log/audit.log")

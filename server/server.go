@@ -116,11 +116,32 @@ func (s *Server) pkiConfig() pki.Config {
 	return c
 }
 
+func sealedSecrets(store datastore.Store) func() (int, error) {
+	return func() (int, error) {
+		keys, err := registry.Sealed(context.Background(), store, api.Secrets.Facts, 1)
+		return len(keys), err
+	}
+}
+
+// resetSecrets is nil unless the administrator has given up what cannot be read.
+func (s *Server) resetSecrets(store datastore.Store) func() error {
+	if !s.cfg.ResetSecretsEncryption {
+		return nil
+	}
+	return func() error {
+		n, err := registry.GiveUpSealed(context.Background(), store, api.Secrets.Facts)
+		if err == nil {
+			s.log.Warn("the key of encrypted Secrets is lost: they were deleted, and a new key is made", "deleted", n)
+		}
+		return err
+	}
+}
+
 // assemble makes the parts, each from those before it.
 func (s *Server) assemble(store datastore.Store) (err error) {
 	if s.encryption, err = encryption.New(encryption.Config{
 		Dir: filepath.Join(s.cfg.DataDir, "server", "cred"), Off: s.cfg.NoSecretsEncryption, Provider: s.cfg.SecretsProvider,
-		File: s.cfg.EncryptionConfig, Log: s.log,
+		File: s.cfg.EncryptionConfig, Sealed: sealedSecrets(store), Reset: s.resetSecrets(store), Log: s.log,
 	}); err != nil {
 		return err
 	}

@@ -44,7 +44,12 @@ type Config struct {
 	Provider string
 	// File is an EncryptionConfiguration for further resources; it wins for those it names.
 	File string
-	Log  *slog.Logger
+	// Sealed is asked where there is no key: how many Secrets lie encrypted in the store, at
+	// least; nil is none. Those could not be read with a new key.
+	Sealed func() (int, error)
+	// Reset is asked to delete them; nil where nobody has given them up.
+	Reset func() error
+	Log   *slog.Logger
 }
 
 // Store rewrites what lies in the store: the registry.
@@ -92,6 +97,11 @@ func New(cfg Config) (*Encryption, error) {
 	if err != nil {
 		return nil, err
 	}
+	if !there {
+		if err := e.lost(); err != nil {
+			return nil, err
+		}
+	}
 	if !there && !cfg.Off {
 		keys = keyring{}.with(cfg.Provider, true)
 		if err := keys.save(e.path); err != nil {
@@ -104,6 +114,21 @@ func New(cfg Config) (*Encryption, error) {
 	e.base = ended
 	_, err = e.ring(keys)
 	return e, err
+}
+
+// lost refuses to begin anew where the store needs keys that are gone.
+func (e *Encryption) lost() error {
+	if e.cfg.Sealed == nil || e.theirs() {
+		return nil
+	}
+	n, err := e.cfg.Sealed()
+	if err != nil || n == 0 {
+		return err
+	}
+	if e.cfg.Reset != nil {
+		return e.cfg.Reset()
+	}
+	return fmt.Errorf("the store holds encrypted Secrets and their key is missing: restore %s from a backup, or start once with --secrets-encryption-reset, which deletes the Secrets that are encrypted and makes a new key", e.path)
 }
 
 // ring puts the user's file before the keys of orch.

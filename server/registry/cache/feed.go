@@ -17,6 +17,9 @@ import (
 // sealedPrefix begins every sealed value, as upstream's encryption has it.
 var sealedPrefix = []byte("k8s:enc:")
 
+// SealedPrefix tells sealed values from others.
+func SealedPrefix() []byte { return sealedPrefix }
+
 // decodeChunk is how many values one goroutine decodes at a time while loading.
 const decodeChunk = 512
 
