@@ -232,6 +232,13 @@ func Uses(p *core.Pod, kind string) bool {
 	return found
 }
 
+// UsesNamed is Uses of one object.
+func UsesNamed(p *core.Pod, kind, name string) bool {
+	found := false
+	podRefs(p, func(r ref) { found = found || r.kind == kind && r.name == name })
+	return found
+}
+
 func volumeRefs(p *core.Pod, v *core.Volume, in func(kind, name string)) {
 	secret := func(r *core.LocalObjectReference) {
 		if r != nil {

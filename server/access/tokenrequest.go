@@ -18,6 +18,7 @@ import (
 
 	"orch/api"
 	"orch/api/client"
+	"orch/server/audit"
 	"orch/server/registry"
 )
 
@@ -33,7 +34,7 @@ const (
 )
 
 // TokenSubresource answers a create of serviceaccounts/token.
-func (a *Access) TokenSubresource(_ context.Context, q registry.Request, parent api.Object, body runtime.Object) (runtime.Object, error) {
+func (a *Access) TokenSubresource(ctx context.Context, q registry.Request, parent api.Object, body runtime.Object) (runtime.Object, error) {
 	req, ok := body.(*authn.TokenRequest)
 	if !ok {
 		return nil, apierrors.NewBadRequest(fmt.Sprintf("expected a TokenRequest, got a %T", body))
@@ -42,18 +43,34 @@ func (a *Access) TokenSubresource(_ context.Context, q registry.Request, parent 
 	if !ok {
 		return nil, apierrors.NewNotFound(schema.GroupResource{Resource: "serviceaccounts"}, q.Name)
 	}
-	if req.Name != "" && req.Name != sa.Name {
-		return nil, apierrors.NewBadRequest(fmt.Sprintf("metadata.name in the token request (%s) does not match the service account name (%s)", req.Name, sa.Name))
+	at := field.NewPath("metadata")
+	switch {
+	case req.Name != "" && req.Name != sa.Name:
+		return nil, apierrors.NewInvalid(tokenRequestKind, sa.Name, field.ErrorList{field.Invalid(at.Child("name"), req.Name, "must match the service account name if specified")})
+	case req.Namespace != "" && req.Namespace != sa.Namespace:
+		return nil, apierrors.NewInvalid(tokenRequestKind, sa.Name, field.ErrorList{field.Invalid(at.Child("namespace"), req.Namespace, "must match the service account namespace if specified")})
+	case req.UID != "" && req.UID != sa.UID:
+		return nil, apierrors.NewConflict(schema.GroupResource{Group: tokenRequestKind.Group, Resource: tokenRequestKind.Kind}, sa.Name,
+			fmt.Errorf("the UID in the token request (%s) does not match the UID of the service account (%s)", req.UID, sa.UID))
 	}
-	if req.Namespace != "" && req.Namespace != sa.Namespace {
-		return nil, apierrors.NewBadRequest("namespace in the token request does not match the service account's namespace")
+	out, id, err := a.issueToken(sa, req)
+	if err == nil {
+		audit.Annotate(ctx, "authentication.kubernetes.io/issued-credential-id", "JTI="+id)
 	}
-	return a.IssueToken(sa, req)
+	return out, err
 }
+
+var tokenRequestKind = schema.GroupKind{Group: "authentication.k8s.io", Kind: "TokenRequest"}
 
 // IssueToken completes req for the service account. Nothing is stored, so a dry
 // run is no different.
 func (a *Access) IssueToken(sa *core.ServiceAccount, req *authn.TokenRequest) (*authn.TokenRequest, error) {
+	out, _, err := a.issueToken(sa, req)
+	return out, err
+}
+
+// issueToken also names the token.
+func (a *Access) issueToken(sa *core.ServiceAccount, req *authn.TokenRequest) (*authn.TokenRequest, string, error) {
 	out := req.DeepCopy()
 	if out.Spec.ExpirationSeconds == nil {
 		out.Spec.ExpirationSeconds = new(int64(defaultTokenSeconds))
@@ -61,12 +78,12 @@ func (a *Access) IssueToken(sa *core.ServiceAccount, req *authn.TokenRequest) (*
 	if len(out.Spec.Audiences) == 0 {
 		out.Spec.Audiences = a.tokens.audiences
 	}
-	if err := validateTokenRequest(sa.Name, out); err != nil {
-		return nil, err
+	if err := validateTokenRequest(out); err != nil {
+		return nil, "", err
 	}
 	bound, err := a.bind(sa, out.Spec.BoundObjectRef)
 	if err != nil {
-		return nil, err
+		return nil, "", err
 	}
 	now := a.cfg.Now()
 	life := *out.Spec.ExpirationSeconds
@@ -75,21 +92,22 @@ func (a *Access) IssueToken(sa *core.ServiceAccount, req *authn.TokenRequest) (*
 		bound.WarnAfter = jwt.NewNumericDate(now.Add(time.Duration(life) * time.Second))
 		seconds = extendedSeconds
 	}
-	out.Name, out.Namespace = sa.Name, sa.Namespace
+	out.Name, out.Namespace, out.UID = sa.Name, sa.Namespace, sa.UID
+	id := uuid.NewString()
 	out.CreationTimestamp = metav1.NewTime(now)
 	out.Status.ExpirationTimestamp = metav1.NewTime(now.Add(time.Duration(life) * time.Second).Truncate(time.Second))
 	out.Status.Token, err = a.tokens.sign(claims{
 		Claims: jwt.Claims{
 			Issuer: a.tokens.issuer, Subject: serviceAccountUser(sa.Namespace, sa.Name), Audience: out.Spec.Audiences,
 			IssuedAt: jwt.NewNumericDate(now), NotBefore: jwt.NewNumericDate(now),
-			Expiry: jwt.NewNumericDate(now.Add(time.Duration(seconds) * time.Second)), ID: uuid.NewString(),
+			Expiry: jwt.NewNumericDate(now.Add(time.Duration(seconds) * time.Second)), ID: id,
 		},
 		Bound: bound,
 	})
 	if err != nil {
-		return nil, apierrors.NewInternalError(fmt.Errorf("failed to generate token: %w", err))
+		return nil, "", apierrors.NewInternalError(fmt.Errorf("failed to generate token: %w", err))
 	}
-	return out, nil
+	return out, id, nil
 }
 
 func onlyOwn(audiences, own []string) bool {
@@ -101,7 +119,7 @@ func onlyOwn(audiences, own []string) bool {
 	return true
 }
 
-func validateTokenRequest(name string, r *authn.TokenRequest) error {
+func validateTokenRequest(r *authn.TokenRequest) error {
 	var errs field.ErrorList
 	path := field.NewPath("spec", "expirationSeconds")
 	if *r.Spec.ExpirationSeconds < minTokenSeconds {
@@ -111,7 +129,7 @@ func validateTokenRequest(name string, r *authn.TokenRequest) error {
 		errs = append(errs, field.Invalid(path, *r.Spec.ExpirationSeconds, "may not specify a duration larger than 2^32 seconds"))
 	}
 	if len(errs) > 0 {
-		return apierrors.NewInvalid(schema.GroupKind{Group: "authentication.k8s.io", Kind: "TokenRequest"}, name, errs)
+		return apierrors.NewInvalid(tokenRequestKind, "", errs)
 	}
 	return nil
 }
@@ -123,8 +141,8 @@ func (a *Access) bind(sa *core.ServiceAccount, ref *authn.BoundObjectReference) 
 		return b, nil
 	}
 	gvk := schema.FromAPIVersionAndKind(ref.APIVersion, ref.Kind)
-	if gvk.Group != "" || gvk.Version != "v1" {
-		return b, notBindable(sa.Name, gvk)
+	if gvk.Group != "" {
+		return b, notBindable(gvk)
 	}
 	switch gvk.Kind {
 	case "Pod":
@@ -142,33 +160,33 @@ func (a *Access) bind(sa *core.ServiceAccount, ref *authn.BoundObjectReference) 
 				b.Node.UID = string(n.UID)
 			}
 		}
-		return b, sameUID("pods", ref, p.UID)
+		return b, sameUID("Pod", ref, p.UID)
 	case "Secret":
 		s := client.Cached(a.cfg.Cache, api.Secrets, sa.Namespace, ref.Name)
 		if s == nil {
 			return b, apierrors.NewNotFound(schema.GroupResource{Resource: "secrets"}, ref.Name)
 		}
 		b.Secret = &named{s.Name, string(s.UID)}
-		return b, sameUID("secrets", ref, s.UID)
+		return b, sameUID("Secret", ref, s.UID)
 	case "Node":
 		n := client.Cached(a.cfg.Cache, api.Nodes, "", ref.Name)
 		if n == nil {
 			return b, apierrors.NewNotFound(schema.GroupResource{Resource: "nodes"}, ref.Name)
 		}
 		b.Node = &named{n.Name, string(n.UID)}
-		return b, sameUID("nodes", ref, n.UID)
+		return b, sameUID("Node", ref, n.UID)
 	}
-	return b, notBindable(sa.Name, gvk)
+	return b, notBindable(gvk)
 }
 
-func notBindable(account string, gvk schema.GroupVersionKind) error {
-	return apierrors.NewBadRequest(fmt.Sprintf("cannot bind token for serviceaccount %q to object type %s", account, gvk.String()))
+func notBindable(gvk schema.GroupVersionKind) error {
+	return apierrors.NewBadRequest(fmt.Sprintf("cannot bind token to object of type %s", gvk.String()))
 }
 
-func sameUID(resource string, ref *authn.BoundObjectReference, have types.UID) error {
+func sameUID(kind string, ref *authn.BoundObjectReference, have types.UID) error {
 	if ref.UID == "" || ref.UID == have {
 		return nil
 	}
-	return apierrors.NewConflict(schema.GroupResource{Resource: resource}, ref.Name,
+	return apierrors.NewConflict(schema.GroupResource{Resource: kind}, ref.Name,
 		fmt.Errorf("the UID in the bound object reference (%s) does not match the UID in record. The object might have been deleted and then recreated", ref.UID))
 }

@@ -4,6 +4,7 @@ import (
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/sha256"
+	"crypto/subtle"
 	"crypto/x509"
 	"encoding/base64"
 	"errors"
@@ -14,6 +15,7 @@ import (
 
 	"github.com/go-jose/go-jose/v4"
 	"github.com/go-jose/go-jose/v4/jwt"
+	core "k8s.io/api/core/v1"
 
 	"orch/api"
 	"orch/api/client"
@@ -26,7 +28,7 @@ const legacyIssuer = "kubernetes/serviceaccount"
 // Labels of the secrets of legacy tokens, upstream's.
 const (
 	LegacyLastUsed     = "kubernetes.io/legacy-token-last-used"
-	legacyInvalidSince = "kubernetes.io/legacy-token-invalid-since"
+	LegacyInvalidSince = "kubernetes.io/legacy-token-invalid-since"
 )
 
 // LegacyUse names the secret of a legacy token that somebody has shown.
@@ -148,7 +150,7 @@ func (t *tokens) verify(token string, audiences []string) (verified, error) {
 	if len(both) == 0 {
 		return verified{}, fmt.Errorf("token audiences %q is invalid for the target audiences %q", has, audiences)
 	}
-	u, err := t.live(c)
+	u, err := t.live(c, token)
 	return verified{user: u, audiences: both}, err
 }
 
@@ -180,58 +182,104 @@ func (t *tokens) parse(token string) (claims, error) {
 }
 
 // live checks that what the token is bound to still exists and makes the user.
-func (t *tokens) live(c claims) (registry.User, error) {
+func (t *tokens) live(c claims, token string) (registry.User, error) {
 	b := c.Bound
 	if c.Issuer == legacyIssuer {
 		b = boundTo{Namespace: c.Namespace, Account: named{c.Account, c.AccountUID}}
 	}
 	if c.Subject != serviceAccountUser(b.Namespace, b.Account.Name) {
-		return registry.User{}, errors.New("sub claim does not match the service account")
+		return registry.User{}, errors.New("sub claim is invalid")
 	}
-	sa := client.Cached(t.cache, api.ServiceAccounts, b.Namespace, b.Account.Name)
-	if sa == nil || string(sa.UID) != b.Account.UID {
-		return registry.User{}, errors.New("service account UID does not match or it is gone")
+	sa, err := t.account(b)
+	if err != nil {
+		return registry.User{}, err
 	}
 	extra := map[string][]string{}
 	if c.ID != "" {
 		extra[credentialID] = []string{"JTI=" + c.ID}
 	}
+	var tell *registry.Credential
 	if c.Issuer == legacyIssuer {
-		s := client.Cached(t.cache, api.Secrets, c.Namespace, c.SecretName)
-		if s == nil || s.DeletionTimestamp != nil || string(s.Data["token"]) == "" {
-			return registry.User{}, errors.New("token has been invalidated")
+		if tell, err = t.legacy(c, token, sa); err != nil {
+			return registry.User{}, err
 		}
-		if s.Labels[legacyInvalidSince] != "" {
-			return registry.User{}, fmt.Errorf("the token in secret %s/%s for service account %s/%s has been marked invalid. Use tokens from the TokenRequest API or manually created secret-based tokens, or remove the '%s' label from the secret to temporarily allow use of this token",
-				c.Namespace, c.SecretName, c.Namespace, c.Account, legacyInvalidSince)
-		}
-		if s.Labels[LegacyLastUsed] != t.now().UTC().Format(time.DateOnly) {
-			select {
-			case t.used <- LegacyUse{c.Namespace, c.SecretName}:
-			default: // the next use tells it
-			}
-		}
+	} else if b.WarnAfter != nil && t.now().After(b.WarnAfter.Time()) {
+		tell = &registry.Credential{Notes: map[string]string{"authentication.k8s.io/stale-token": fmt.Sprintf(
+			"subject: %s, seconds after warning threshold: %d", c.Subject, t.now().Unix()-b.WarnAfter.Time().Unix())}}
 	}
 	if err := t.boundLive(b, extra); err != nil {
 		return registry.User{}, err
 	}
-	return registry.User{Name: c.Subject, UID: string(sa.UID), Groups: serviceAccountGroups(b.Namespace), Extra: extra}, nil
+	return registry.User{Name: c.Subject, UID: string(sa.UID), Groups: serviceAccountGroups(b.Namespace), Extra: extra, Credential: tell}, nil
+}
+
+// account is the service account of a token, as it is now.
+func (t *tokens) account(b boundTo) (*core.ServiceAccount, error) {
+	sa := client.Cached(t.cache, api.ServiceAccounts, b.Namespace, b.Account.Name)
+	switch {
+	case sa == nil:
+		return nil, fmt.Errorf("serviceaccounts %q not found", b.Account.Name)
+	case string(sa.UID) != b.Account.UID:
+		return nil, fmt.Errorf("service account UID (%s) does not match claim (%s)", sa.UID, b.Account.UID)
+	case t.deleted(sa):
+		return nil, fmt.Errorf("service account %s/%s has been deleted", b.Namespace, b.Account.Name)
+	}
+	return sa, nil
+}
+
+// deleted tells that an object was deleted long enough ago for its tokens to be over.
+func (t *tokens) deleted(o api.Object) bool {
+	d := o.GetDeletionTimestamp()
+	return d != nil && t.now().After(d.Add(deletedLeeway))
+}
+
+// legacy checks the secret of a legacy token, and gives what its user is to be told.
+func (t *tokens) legacy(c claims, token string, sa *core.ServiceAccount) (*registry.Credential, error) {
+	s := client.Cached(t.cache, api.Secrets, c.Namespace, c.SecretName)
+	if s == nil || s.DeletionTimestamp != nil {
+		return nil, errors.New("Token has been invalidated") //nolint:staticcheck // upstream's text
+	}
+	if subtle.ConstantTimeCompare(s.Data[core.ServiceAccountTokenKey], []byte(token)) == 0 {
+		return nil, errors.New("Token does not match server's copy") //nolint:staticcheck // upstream's text
+	}
+	now := t.now().UTC()
+	if used := s.Labels[LegacyLastUsed]; used != now.Format(time.DateOnly) && used != now.AddDate(0, 0, 1).Format(time.DateOnly) {
+		select {
+		case t.used <- LegacyUse{c.Namespace, c.SecretName}:
+		default: // the next use tells it
+		}
+	}
+	if s.Labels[LegacyInvalidSince] != "" {
+		return nil, fmt.Errorf("the token in secret %s/%s for service account %s/%s has been marked invalid. Use tokens from the TokenRequest API or manually created secret-based tokens, or remove the '%s' label from the secret to temporarily allow use of this token",
+			c.Namespace, c.SecretName, c.Namespace, c.Account, LegacyInvalidSince)
+	}
+	if !slices.ContainsFunc(sa.Secrets, func(r core.ObjectReference) bool { return r.Name == s.Name }) {
+		return &registry.Credential{Notes: map[string]string{"authentication.k8s.io/legacy-token-manual-secret": s.Name}}, nil
+	}
+	return &registry.Credential{
+		Warning: "Use tokens from the TokenRequest API or manually created secret-based tokens instead of auto-generated secret-based tokens.",
+		Notes:   map[string]string{"authentication.k8s.io/legacy-token-autogenerated-secret": s.Name},
+	}, nil
 }
 
 func (t *tokens) boundLive(b boundTo, extra map[string][]string) error {
 	gone := errors.New("service account token has been invalidated")
 	if b.Secret != nil {
-		if s := client.Cached(t.cache, api.Secrets, b.Namespace, b.Secret.Name); s == nil || string(s.UID) != b.Secret.UID {
+		s := client.Cached(t.cache, api.Secrets, b.Namespace, b.Secret.Name)
+		if s == nil || t.deleted(s) {
 			return gone
+		}
+		if string(s.UID) != b.Secret.UID {
+			return fmt.Errorf("secret UID (%s) does not match service account secret ref claim (%s)", s.UID, b.Secret.UID)
 		}
 	}
 	if b.Pod != nil {
 		p := client.Cached(t.cache, api.Pods, b.Namespace, b.Pod.Name)
-		if p == nil || string(p.UID) != b.Pod.UID {
+		if p == nil || t.deleted(p) {
 			return gone
 		}
-		if p.DeletionTimestamp != nil && t.now().After(p.DeletionTimestamp.Add(deletedLeeway)) {
-			return gone
+		if string(p.UID) != b.Pod.UID {
+			return fmt.Errorf("pod UID (%s) does not match service account pod ref claim (%s)", p.UID, b.Pod.UID)
 		}
 		extra["authentication.kubernetes.io/pod-name"] = []string{b.Pod.Name}
 		extra["authentication.kubernetes.io/pod-uid"] = []string{b.Pod.UID}
@@ -239,8 +287,12 @@ func (t *tokens) boundLive(b boundTo, extra map[string][]string) error {
 	if b.Node != nil {
 		// A token bound to a pod names its node for information only.
 		if b.Pod == nil {
-			if n := client.Cached(t.cache, api.Nodes, "", b.Node.Name); n == nil || string(n.UID) != b.Node.UID {
+			n := client.Cached(t.cache, api.Nodes, "", b.Node.Name)
+			if n == nil || t.deleted(n) {
 				return gone
+			}
+			if string(n.UID) != b.Node.UID {
+				return fmt.Errorf("node UID (%s) does not match service account node ref claim (%s)", n.UID, b.Node.UID)
 			}
 		}
 		extra["authentication.kubernetes.io/node-name"] = []string{b.Node.Name}

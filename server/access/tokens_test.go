@@ -98,17 +98,17 @@ func TestTokenLife(t *testing.T) {
 		{"a clock a little behind", authn.TokenRequestSpec{}, func(b *bench) { b.now = b.now.Add(-30 * time.Second) }, nil, ""},
 		{"a clock far behind", authn.TokenRequestSpec{}, func(b *bench) { b.now = b.now.Add(-time.Hour) }, nil, "not valid yet"},
 		{"a clock that is not set", authn.TokenRequestSpec{}, func(b *bench) { b.now = time.Unix(60, 0) }, nil, ""},
-		{"account gone", authn.TokenRequestSpec{}, func(b *bench) { delete(b.cache, api.ServiceAccounts.Key("d", "robot")) }, nil, "service account UID does not match"},
+		{"account gone", authn.TokenRequestSpec{}, func(b *bench) { delete(b.cache, api.ServiceAccounts.Key("d", "robot")) }, nil, "serviceaccounts \"robot\" not found"},
 		{"account made anew", authn.TokenRequestSpec{}, func(b *bench) {
 			b.cache.put(api.ServiceAccounts.Facts, &core.ServiceAccount{ObjectMeta: meta("robot", "u2")})
-		}, nil, "service account UID does not match"},
+		}, nil, "service account UID (u2) does not match claim (u1)"},
 		{"for somebody else", authn.TokenRequestSpec{Audiences: []string{"vault"}}, nil, nil, "is invalid for the target audiences"},
 		{"for the one who asks", authn.TokenRequestSpec{Audiences: []string{"vault"}}, nil, []string{"vault"}, ""},
 		{"of a pod", authn.TokenRequestSpec{BoundObjectRef: toPod}, nil, nil, ""},
 		{"of a pod that is gone", authn.TokenRequestSpec{BoundObjectRef: toPod}, func(b *bench) { delete(b.cache, api.Pods.Key("d", "pod")) }, nil, "has been invalidated"},
 		{"of a pod made anew", authn.TokenRequestSpec{BoundObjectRef: toPod}, func(b *bench) {
 			b.cache.put(api.Pods.Facts, &core.Pod{ObjectMeta: meta("pod", "p9"), Spec: core.PodSpec{ServiceAccountName: "robot"}})
-		}, nil, "has been invalidated"},
+		}, nil, "pod UID (p9) does not match service account pod ref claim (p1)"},
 		{"of a pod that ends", authn.TokenRequestSpec{BoundObjectRef: toPod}, func(b *bench) { b.endPod(30 * time.Second) }, nil, ""},
 		{"of a pod that should have ended", authn.TokenRequestSpec{BoundObjectRef: toPod}, func(b *bench) { b.endPod(2 * time.Minute) }, nil, "has been invalidated"},
 		{"put into a pod, after an hour", authn.TokenRequestSpec{BoundObjectRef: toPod, ExpirationSeconds: new(int64(PodTokenSeconds))}, func(b *bench) { b.now = b.now.Add(2 * time.Hour) }, nil, ""},
@@ -157,7 +157,7 @@ func TestTokenRefusals(t *testing.T) {
 		{"a pod of another account", `cannot bind token for serviceaccount "robot" to pod running with different serviceaccount name.`, authn.TokenRequestSpec{BoundObjectRef: &authn.BoundObjectReference{APIVersion: "v1", Kind: "Pod", Name: "stranger"}}},
 		{"a pod that is not there", `pods "nix" not found`, authn.TokenRequestSpec{BoundObjectRef: &authn.BoundObjectReference{APIVersion: "v1", Kind: "Pod", Name: "nix"}}},
 		{"an older pod", "does not match the UID in record", authn.TokenRequestSpec{BoundObjectRef: &authn.BoundObjectReference{APIVersion: "v1", Kind: "Pod", Name: "pod", UID: "p0"}}},
-		{"a deployment", `cannot bind token for serviceaccount "robot" to object type apps/v1, Kind=Deployment`, authn.TokenRequestSpec{BoundObjectRef: &authn.BoundObjectReference{APIVersion: "apps/v1", Kind: "Deployment", Name: "x"}}},
+		{"a deployment", `cannot bind token to object of type apps/v1, Kind=Deployment`, authn.TokenRequestSpec{BoundObjectRef: &authn.BoundObjectReference{APIVersion: "apps/v1", Kind: "Deployment", Name: "x"}}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			b := newBench(t)

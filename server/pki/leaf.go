@@ -21,14 +21,13 @@ import (
 
 // Profile is what a signed certificate says, whatever the request said beyond it.
 type Profile struct {
-	Name         string
-	Groups       []string
-	DNS          []string
-	IPs          []net.IP
-	Server       bool
-	Client       bool
-	LifeAtMost   time.Duration // 0: a year
-	EncipherKeys bool          // RSA keys may carry keyEncipherment
+	Name       string
+	Groups     []string
+	DNS        []string
+	IPs        []net.IP
+	Server     bool
+	Client     bool
+	LifeAtMost time.Duration // 0: a year
 }
 
 // sign issues a leaf for a public key.
@@ -46,9 +45,6 @@ func (a *authority) sign(p Profile, public any, now time.Time) ([]byte, error) {
 		DNSNames: p.DNS, IPAddresses: p.IPs,
 		NotBefore: a.cert.NotBefore, NotAfter: now.Add(life),
 		KeyUsage: x509.KeyUsageDigitalSignature, BasicConstraintsValid: true,
-	}
-	if p.EncipherKeys {
-		t.KeyUsage |= x509.KeyUsageKeyEncipherment
 	}
 	if t.NotAfter.After(a.cert.NotAfter) {
 		t.NotAfter = a.cert.NotAfter
@@ -91,10 +87,57 @@ func (p *PKI) SignNode(node string, csr []byte) ([]byte, error) {
 	return p.client.sign(Profile{Name: api.UserNodePrefix + node, Groups: []string{api.GroupNodes}, Client: true}, r.PublicKey, p.cfg.Now())
 }
 
-// Sign issues a leaf by the client authority, which is the one that upstream's
-// built-in signers use for clients and for kubelets' serving certificates alike.
+// Sign issues a leaf of a profile by the client authority.
 func (p *PKI) Sign(profile Profile, public any) ([]byte, error) {
 	return p.client.sign(profile, public, p.cfg.Now())
+}
+
+// Request is a certificate request with what its signer made of it: subject, names and key
+// come from the request, nothing else does.
+type Request struct {
+	CSR        *x509.CertificateRequest
+	Usage      x509.KeyUsage
+	Extended   []x509.ExtKeyUsage
+	LifeAtMost time.Duration // 0: a year
+}
+
+const (
+	// backdate forgives clocks of others that are behind.
+	backdate = 5 * time.Minute
+	// short lives are not shortened by it.
+	short = 8 * time.Hour
+)
+
+// SignRequest issues what the built-in signers sign, by the client authority.
+func (p *PKI) SignRequest(r Request) ([]byte, error) {
+	a, now, life := p.client, p.cfg.Now(), leafLife
+	if r.LifeAtMost > 0 {
+		life = min(life, r.LifeAtMost)
+	}
+	if !now.Before(a.cert.NotAfter) {
+		return nil, fmt.Errorf("refusing to sign a certificate that expired in the past: NotAfter=%v", a.cert.NotAfter)
+	}
+	serial, err := serialNumber()
+	if err != nil {
+		return nil, err
+	}
+	t := &x509.Certificate{
+		SerialNumber: serial, Subject: r.CSR.Subject, DNSNames: r.CSR.DNSNames, IPAddresses: r.CSR.IPAddresses,
+		EmailAddresses: r.CSR.EmailAddresses, URIs: r.CSR.URIs,
+		KeyUsage: r.Usage, ExtKeyUsage: r.Extended, BasicConstraintsValid: true,
+		NotBefore: now.Add(-backdate), NotAfter: now.Add(life),
+	}
+	if life >= short {
+		t.NotAfter = t.NotAfter.Add(-backdate)
+	}
+	if t.NotAfter.After(a.cert.NotAfter) {
+		t.NotAfter = a.cert.NotAfter
+	}
+	der, err := x509.CreateCertificate(rand.Reader, t, a.cert, r.CSR.PublicKey, a.key)
+	if err != nil {
+		return nil, fmt.Errorf("failed to sign certificate: %w", err)
+	}
+	return encodeCert(der), nil
 }
 
 // ClientPair makes a key and a client certificate for a user.

@@ -34,6 +34,18 @@ type identity struct {
 	err   error
 }
 
+// note records whom the user acts as and what there is to say of their credential.
+func (who *identity) note(rec *audit.Record) {
+	if who.user.By != nil {
+		rec.Impersonated(who.user)
+	}
+	if c := audit.UserOf(who.user).Credential; c != nil {
+		for k, v := range c.Notes {
+			rec.Annotate(k, v)
+		}
+	}
+}
+
 // audited is the rest of the gate for a server with an audit policy.
 func (s *Server) audited(w http.ResponseWriter, r *http.Request, id string, who identity) {
 	q, lasting := auditRequest(r)
@@ -53,9 +65,7 @@ func (s *Server) audited(w http.ResponseWriter, r *http.Request, id string, who 
 		return
 	}
 	s.config.Audit.Serve(w, r, rec, lasting, func(w http.ResponseWriter, r *http.Request) {
-		if who.user.By != nil {
-			rec.Impersonated(who.user)
-		}
+		who.note(rec)
 		s.identified(w, r, who)
 	})
 }

@@ -92,6 +92,11 @@ func (s *Server) recover(w http.ResponseWriter, r *http.Request) {
 
 // admitted authorizes a request of a known user and hands it on.
 func (s *Server) admitted(w http.ResponseWriter, r *http.Request, user registry.User) error {
+	if c := user.Credential; c != nil && c.Warning != "" {
+		var told warnings // at once: it comes with refusals too
+		told.add(c.Warning)
+		told.write(w.Header())
+	}
 	var query url.Values
 	if r.URL.RawQuery != "" {
 		query = r.URL.Query()

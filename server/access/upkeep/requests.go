@@ -2,13 +2,6 @@ package upkeep
 
 import (
 	"context"
-	"crypto/rsa"
-	"crypto/x509"
-	"errors"
-	"fmt"
-	"slices"
-	"strings"
-	"time"
 
 	certificates "k8s.io/api/certificates/v1"
 	core "k8s.io/api/core/v1"
@@ -57,10 +50,16 @@ func approval(d Deps) reconcile.Spec {
 			if len(r.Status.Certificate) > 0 || condition(r, certificates.CertificateApproved) != nil || condition(r, certificates.CertificateDenied) != nil {
 				return reconcile.Result{}, nil
 			}
-			sub, message := approvable(r)
-			if sub == "" || !d.Access.May(access.Attributes{
-				User: requester(r), Verb: "create", Group: certificates.GroupName, Version: "*", Resource: "certificatesigningrequests", Subresource: sub,
-			}) {
+			message := ""
+			for _, way := range approvable(r) {
+				if d.Access.May(access.Attributes{
+					User: requester(r), Verb: "create", Group: certificates.GroupName, Version: "*", Resource: "certificatesigningrequests", Subresource: way.sub,
+				}) {
+					message = way.message
+					break
+				}
+			}
+			if message == "" {
 				return reconcile.Result{}, nil
 			}
 			n := r.DeepCopy()
@@ -85,17 +84,21 @@ func requester(r *csr) registry.User {
 	return u
 }
 
-// approvable names the right that the request takes, empty if it is no client
+// way is a right by which a request is approved, and what is said then.
+type way struct{ sub, message string }
+
+// approvable names the rights one of which the request takes; none if it is no client
 // certificate of a node.
-func approvable(r *csr) (sub, message string) {
+func approvable(r *csr) []way {
 	x, err := pki.ParseRequest(r.Spec.Request)
 	if err != nil || r.Spec.SignerName != certificates.KubeAPIServerClientKubeletSignerName || checkKubeletClient(r, x) != nil {
-		return "", ""
+		return nil
 	}
+	ways := []way{{"nodeclient", "Auto approving kubelet client certificate after SubjectAccessReview."}}
 	if r.Spec.Username == x.Subject.CommonName {
-		return "selfnodeclient", "Auto approving self kubelet client certificate after SubjectAccessReview."
+		ways = append([]way{{"selfnodeclient", "Auto approving self kubelet client certificate after SubjectAccessReview."}}, ways...)
 	}
-	return "nodeclient", "Auto approving kubelet client certificate after SubjectAccessReview."
+	return ways
 }
 
 // signing issues what was approved, for the built-in signers.
@@ -109,10 +112,13 @@ func signing(d Deps) reconcile.Spec {
 				return reconcile.Result{}, nil
 			}
 			n := r.DeepCopy()
-			cert, err := issue(d.PKI, r, check)
+			cert, refused, err := issue(d.PKI, r, check)
 			if err != nil {
+				return reconcile.Result{}, err
+			}
+			if refused != nil {
 				n.Status.Conditions = append(n.Status.Conditions, certificates.CertificateSigningRequestCondition{
-					Type: certificates.CertificateFailed, Status: core.ConditionTrue, Reason: "SignerValidationFailure", Message: err.Error(),
+					Type: certificates.CertificateFailed, Status: core.ConditionTrue, Reason: "SignerValidationFailure", Message: refused.Error(),
 					LastUpdateTime: metav1.NewTime(d.Now()), LastTransitionTime: metav1.NewTime(d.Now()),
 				})
 			} else {
@@ -120,115 +126,6 @@ func signing(d Deps) reconcile.Spec {
 			}
 			_, err = client.UpdateStatus(ctx, d.Client, api.CertificateSigningRequests, n)
 			return reconcile.Result{}, err
-		}),
-	}
-}
-
-// signers are the built-in ones with what they refuse.
-var signers = map[string]func(*csr, *x509.CertificateRequest) error{
-	certificates.KubeAPIServerClientSignerName:        checkClient,
-	certificates.KubeAPIServerClientKubeletSignerName: checkKubeletClient,
-	certificates.KubeletServingSignerName:             checkKubeletServing,
-	"kubernetes.io/legacy-unknown":                    func(*csr, *x509.CertificateRequest) error { return nil },
-}
-
-func issue(p *pki.PKI, r *csr, check func(*csr, *x509.CertificateRequest) error) ([]byte, error) {
-	x, err := pki.ParseRequest(r.Spec.Request)
-	if err != nil {
-		return nil, fmt.Errorf("unable to parse csr %q: %w", r.Name, err)
-	}
-	if err := check(r, x); err != nil {
-		return nil, err
-	}
-	_, isRSA := x.PublicKey.(*rsa.PublicKey)
-	profile := pki.Profile{
-		Name: x.Subject.CommonName, Groups: x.Subject.Organization, DNS: x.DNSNames, IPs: x.IPAddresses,
-		Server: has(r, certificates.UsageServerAuth), Client: has(r, certificates.UsageClientAuth),
-		EncipherKeys: isRSA && has(r, certificates.UsageKeyEncipherment),
-	}
-	if r.Spec.ExpirationSeconds != nil {
-		profile.LifeAtMost = max(time.Duration(*r.Spec.ExpirationSeconds)*time.Second, 10*time.Minute)
-	}
-	return p.Sign(profile, x.PublicKey)
-}
-
-func has(r *csr, u certificates.KeyUsage) bool { return slices.Contains(r.Spec.Usages, u) }
-
-// onlyUsages: all of need, none beyond may.
-func onlyUsages(r *csr, need certificates.KeyUsage, may ...certificates.KeyUsage) bool {
-	return has(r, need) && !slices.ContainsFunc(r.Spec.Usages, func(u certificates.KeyUsage) bool { return u != need && !slices.Contains(may, u) })
-}
-
-func checkClient(r *csr, _ *x509.CertificateRequest) error {
-	if !onlyUsages(r, certificates.UsageClientAuth, certificates.UsageDigitalSignature, certificates.UsageKeyEncipherment) {
-		return fmt.Errorf("invalid usages for client certificate: %v", r.Spec.Usages)
-	}
-	return nil
-}
-
-func checkNodeName(x *x509.CertificateRequest) error {
-	if !slices.Equal(x.Subject.Organization, []string{api.GroupNodes}) {
-		return errors.New("subject organization is not system:nodes")
-	}
-	if !strings.HasPrefix(x.Subject.CommonName, api.UserNodePrefix) {
-		return errors.New("subject common name does not begin with system:node:")
-	}
-	if len(x.EmailAddresses) > 0 || len(x.URIs) > 0 {
-		return errors.New("email and URI subjectAltNames are not allowed")
-	}
-	return nil
-}
-
-func checkKubeletClient(r *csr, x *x509.CertificateRequest) error {
-	if err := checkNodeName(x); err != nil {
-		return err
-	}
-	if len(x.DNSNames) > 0 || len(x.IPAddresses) > 0 {
-		return errors.New("DNS and IP subjectAltNames are not allowed")
-	}
-	return checkClient(r, x)
-}
-
-func checkKubeletServing(r *csr, x *x509.CertificateRequest) error {
-	if err := checkNodeName(x); err != nil {
-		return err
-	}
-	if len(x.DNSNames) == 0 && len(x.IPAddresses) == 0 {
-		return errors.New("DNS or IP subjectAltName is required")
-	}
-	if x.Subject.CommonName != r.Spec.Username {
-		return errors.New("requested subject is not that of the requester")
-	}
-	if !onlyUsages(r, certificates.UsageServerAuth, certificates.UsageDigitalSignature, certificates.UsageKeyEncipherment) {
-		return fmt.Errorf("invalid usages for serving certificate: %v", r.Spec.Usages)
-	}
-	return nil
-}
-
-// How long requests are kept, as upstream keeps them.
-const (
-	keepDecided = time.Hour
-	keepPending = 24 * time.Hour
-)
-
-// requestCleanup deletes requests that are over.
-func requestCleanup(d Deps) reconcile.Spec {
-	return reconcile.Spec{
-		Name: "certificate-cleanup", Watches: []reconcile.Watch{reconcile.For(api.CertificateSigningRequests)},
-		Do: perRequest(d.Client, func(ctx context.Context, r *csr) (reconcile.Result, error) {
-			end := r.CreationTimestamp.Add(keepPending)
-			for _, c := range r.Status.Conditions {
-				if c.LastUpdateTime.IsZero() {
-					continue
-				}
-				if at := c.LastUpdateTime.Add(keepDecided); at.Before(end) || c.Type == certificates.CertificateApproved {
-					end = at
-				}
-			}
-			if left := end.Sub(d.Now()); left > 0 {
-				return reconcile.Result{After: left}, nil
-			}
-			return reconcile.Result{}, client.Delete(ctx, d.Client, api.CertificateSigningRequests, "", r.Name, metav1.DeleteOptions{})
 		}),
 	}
 }

@@ -1,6 +1,6 @@
 // Package upkeep holds the controllers that need what access and pki know: they
 // sum up aggregated roles, approve and sign certificate requests, fill the secrets
-// of long-lived tokens, delete bootstrap tokens that are over and sign cluster-info with
+// of long-lived tokens and clear away those that nobody uses, delete bootstrap tokens that are over and sign cluster-info with
 // the others, and forget the passwords of deleted nodes. Everything else
 // that is a controller is in server/controllers.
 //
@@ -34,6 +34,7 @@ func Specs(d Deps) []reconcile.Spec {
 		signing(d),
 		requestCleanup(d),
 		tokenSecrets(d),
+		legacyCleaner(d),
 		nodePasswords(d),
 		tokenCleaner(d),
 		bootstrapSigner(d),
