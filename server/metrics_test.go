@@ -43,7 +43,7 @@ func TestMetricsOfDashboards(t *testing.T) {
 	admin.do("GET", "/api/v1/namespaces/default/endpoints", "")
 	admin.do("GET", "/api/v1/namespaces/m/configmaps/none", "")
 	admin.do("GET", "/api/v1/namespaces/m/configmaps?watch=1&timeoutSeconds=1", "")
-	admin.do("GET", "/api/v1/namespaces?watch=1&timeoutSeconds=1", "")
+	admin.do("GET", "/api/v1/namespaces?watch=1&timeoutSeconds=1&allowWatchBookmarks=true", "")
 	admin.do("GET", "/api/v1/configmaps?timeout=1ns", "")
 	plain.do("GET", "/api/v1/pods", "")
 	_, page := admin.do("GET", "/metrics", "")

@@ -24,6 +24,8 @@ var (
 	timeBounds   = []float64{0, 0.005, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30}
 	watchBounds  = []float64{0, 1, 10, 100, 1000, 10000}
 	widthBounds  = []float64{1, 2, 4, 8, 16, 32, 64, 100}
+	demandBounds = []float64{0.2, 0.4, 0.6, 0.8, 1, 1.2, 1.4, 1.7, 2, 2.8, 4, 6}
+	usedBounds   = []float64{0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1}
 )
 
 // countsOf is called with mu held.
@@ -40,6 +42,13 @@ func (l *level) countsOf(s *schema) *counts {
 }
 
 func seatsOf(r *fair.Request) int { return max(r.Seats, r.FinalSeats, 1) }
+
+// measured takes note of the seats that are wanted and taken. mu is held.
+func (l *level) measured(now time.Time) {
+	n := l.set.Counts()
+	l.wanted.Set(now, float64(n.SeatsInUse+n.SeatsWaiting)/l.nominal)
+	l.used.Set(now, float64(n.SeatsInUse)/float64(max(l.set.Limit(), 1)))
+}
 
 // note counts what became of a request that arrived. mu is held.
 func (l *level) note(t *Ticket, d fair.Decision, watched int) {

@@ -20,6 +20,7 @@ import (
 
 	flowcontrol "k8s.io/api/flowcontrol/v1"
 
+	"orch/api/histogram"
 	"orch/server/flow/fair"
 )
 
@@ -135,6 +136,7 @@ func (c *Control) Enter(ctx context.Context, q *Request, t *Ticket) (ok bool) {
 	l.mu.Lock()
 	decision := l.set.Arrive(now, hash, &t.seats)
 	l.note(t, decision, watched)
+	l.measured(now)
 	if decision == fair.Wait {
 		t.ready = make(chan struct{})
 	}
@@ -173,6 +175,7 @@ func (t *Ticket) wait(ctx context.Context) bool {
 	l.mu.Lock()
 	gaveUp := l.set.Cancel(now, &t.seats)
 	t.Waited = now.Sub(t.seats.Arrived)
+	l.measured(now)
 	if gaveUp {
 		l.countsOf(t.schema).gaveUp(t)
 	}
@@ -202,6 +205,7 @@ func (t *Ticket) Leave() {
 	l.mu.Lock()
 	lingers := l.set.Finish(now, &t.seats)
 	l.countsOf(t.schema).left(t, now, lingers)
+	l.measured(now)
 	idle := l.set.Idle()
 	l.mu.Unlock()
 	if lingers {
@@ -215,8 +219,10 @@ func (t *Ticket) Leave() {
 
 func (t *Ticket) vacate() {
 	l := t.level
+	now := t.c.now()
 	l.mu.Lock()
-	l.set.Vacate(t.c.now(), &t.seats)
+	l.set.Vacate(now, &t.seats)
+	l.measured(now)
 	l.countsOf(t.schema).seats -= seatsOf(&t.seats)
 	idle := l.set.Idle()
 	l.mu.Unlock()
@@ -249,6 +255,9 @@ type level struct {
 	mu     sync.Mutex
 	set    *fair.Set
 	counts map[string]*counts // by schema
+	// nominal seats are what wanted, of its seats, is a part of; used is a part of those it has now.
+	nominal      float64
+	wanted, used *histogram.Timed
 
 	// Guarded by Control.mu.
 	bounds bounds

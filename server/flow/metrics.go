@@ -16,6 +16,7 @@ type descriptions struct {
 	lengths, waits, runs, watchers, widths      *prometheus.Desc
 	nominal, lower, upper, current              *prometheus.Desc
 	high, average, deviation, smoothed, targets *prometheus.Desc
+	demand, used                                *prometheus.Desc
 	fraction, r                                 *prometheus.Desc
 }
 
@@ -48,6 +49,10 @@ func describe() descriptions {
 		lower:   level("lower_limit_seats", "Fewest seats that lending may leave."),
 		upper:   level("upper_limit_seats", "Most seats that borrowing may bring."),
 		current: level("current_limit_seats", "Seats now."),
+
+		demand: level("demand_seats", "Nanoseconds by the part of its nominal seats that a level could have used."),
+		used: prometheus.NewDesc("apiserver_flowcontrol_priority_level_seat_utilization", "Nanoseconds by the part of its seats that was taken.",
+			[]string{"priority_level"}, prometheus.Labels{"phase": "executing"}),
 
 		high:      level("demand_seats_high_watermark", "Most seats wanted at a time in the last period."),
 		average:   level("demand_seats_average", "Seats wanted on average in the last period."),
@@ -96,6 +101,9 @@ func (k *collector) Collect(out chan<- prometheus.Metric) {
 		l.mu.Lock()
 		gauge(k.d.current, float64(l.set.Limit()), name)
 		gauge(k.d.r, l.set.R(), name)
+		now := k.c.now()
+		out <- l.wanted.Metric(now, k.d.demand, name)
+		out <- l.used.Metric(now, k.d.used, name)
 		out <- prometheus.MustNewConstMetric(k.d.noRoom, prometheus.CounterValue, float64(l.set.Counts().NoAccommodation), name)
 		for _, s := range slices.Sorted(maps.Keys(l.counts)) {
 			k.schema(out, l.counts[s], name, s)

@@ -7,6 +7,7 @@ import (
 
 	flowcontrol "k8s.io/api/flowcontrol/v1"
 
+	"orch/api/histogram"
 	"orch/server/flow/fair"
 )
 
@@ -75,7 +76,8 @@ func sound(o *flowcontrol.PriorityLevelConfiguration) bool {
 func (c *Control) level(old *plan, o *flowcontrol.PriorityLevelConfiguration) *level {
 	l := old.levels[o.Name]
 	if l == nil {
-		l = &level{name: o.Name, counts: map[string]*counts{}}
+		now := c.now()
+		l = &level{name: o.Name, counts: map[string]*counts{}, nominal: 1, wanted: histogram.NewTimed(demandBounds, now), used: histogram.NewTimed(usedBounds, now)}
 		l.set = fair.New(c.now(), fair.Config{}, 0, l.started)
 	}
 	l.spec = &o.Spec
@@ -128,6 +130,9 @@ func (c *Control) share(p *plan) {
 			b.high = b.nominal + int(math.Round(float64(b.nominal)*float64(*t.borrowing)/100))
 		}
 		l.bounds = b
+		l.mu.Lock()
+		l.nominal = float64(max(b.nominal, 1))
+		l.mu.Unlock()
 		l.queued.Store(t.queues.Queues > 1)
 		most := 0
 		if t.queues.Queues > 0 {

@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"orch/datastore"
 	"orch/datastore/memory"
 	"orch/server/access"
 	"orch/server/registry"
@@ -36,6 +37,7 @@ func (everybody) Authorize(_ context.Context, at access.Attributes) (bool, strin
 // world is a server on the memory store.
 type world struct {
 	registry *registry.Registry
+	store    datastore.Store
 	server   *Server
 	http     *httptest.Server
 	log      *syncBuffer
@@ -72,7 +74,7 @@ func newWorld(t testing.TB, change func(*Config)) *world {
 			t.Errorf("registry: %v", err)
 		}
 	})
-	w := &world{registry: r, log: &syncBuffer{}}
+	w := &world{registry: r, store: store, log: &syncBuffer{}}
 	c := Config{Registry: r, Authenticator: everybody{}, Authorizer: everybody{}, Version: "v1.37.0+orch", Log: slog.New(slog.NewTextHandler(w.log, nil))}
 	if change != nil {
 		change(&c)

@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"time"
 
 	"orch/api/client"
 	"orch/server/access"
@@ -90,6 +91,8 @@ type request struct {
 	remote *aggregator.Route
 	// record is nil for a request that is not audited.
 	record *audit.Record
+	// began is when it came in.
+	began time.Time
 	// code is what was answered; 200 unless somebody says else.
 	code int
 	// size is the bytes of the answer, before they are compressed.

@@ -118,9 +118,9 @@ func (s *Server) admitted(w http.ResponseWriter, r *http.Request, user registry.
 	if q.verb == "" {
 		return wire.MethodNotAllowed()
 	}
-	start := s.now()
+	q.began = s.now()
 	err := s.serve(q)
-	s.count(q, err, s.now().Sub(start))
+	s.count(q, err, s.now().Sub(q.began))
 	return err
 }
 

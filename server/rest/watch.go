@@ -48,7 +48,8 @@ func (s *Server) watch(q *request) error {
 		return err
 	}
 	defer w.Close()
-	f := frames{s: s, q: q, media: m, events: s.tally.Events(tally.Kind{Group: q.group, Version: q.version, Resource: q.plural})}
+	kind := tally.Kind{Group: q.group, Version: q.version, Resource: q.plural}
+	f := frames{s: s, q: q, media: m, events: s.tally.Events(kind)}
 	if w.Begun() {
 		q.ticket.Leave() // from here on it takes no place
 	}
@@ -84,6 +85,10 @@ func (s *Server) watch(q *request) error {
 			}
 			if flush.Flush() != nil {
 				return nil
+			}
+			if f.listed {
+				f.listed = false
+				s.tally.Listed(tally.Listing{Kind: kind, Scope: s.labels(q).Scope}, s.now().Sub(q.began))
 			}
 		}
 		if err != nil {
@@ -130,6 +135,8 @@ type frames struct {
 	media wire.Media
 	// headed tells that a table's columns were sent; they come once.
 	headed bool
+	// listed tells that the end of the initial events is among those appended.
+	listed bool
 	events *tally.Watched
 }
 
@@ -140,6 +147,7 @@ func (f *frames) append(dst []byte, events []registry.Event) ([]byte, error) {
 		if dst, err = f.appendOne(dst, e); err != nil {
 			return dst, err
 		}
+		f.listed = f.listed || e.EndsInitial()
 		f.events.Sizes.Observe(float64(len(dst) - before))
 	}
 	return dst, nil

@@ -89,6 +89,7 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 	for queue, s := range map[string]state{"active": active, "backoff": backingOff, "unschedulable": unschedulable} {
 		out <- prometheus.MustNewConstMetric(c.pending, prometheus.GaugeValue, float64(c.s.queue.waiting[s].Load()), queue)
 	}
+	out <- prometheus.MustNewConstMetric(c.pending, prometheus.GaugeValue, float64(c.s.queue.held.Load()), "gated")
 	n := c.s.numbers
 	for i, name := range resultNames {
 		out <- prometheus.MustNewConstMetric(c.attempts, prometheus.CounterValue, float64(n.attempts[i].total.Load()), name, c.s.cfg.Name)

@@ -52,13 +52,17 @@ type queue struct {
 	pods    map[types.UID]*pending
 	active  orderedHeap
 	backoff orderedHeap
-	// waiting counts the pods by state, for those who look on.
+	// gated pods are not to be placed yet; held counts them, as waiting the others by state,
+	// for those who look on.
+	gated   map[types.UID]struct{}
+	held    atomic.Int64
 	waiting [unschedulable + 1]atomic.Int64
 }
 
 func newQueue() *queue {
 	return &queue{
 		pods:    map[types.UID]*pending{},
+		gated:   map[types.UID]struct{}{},
 		active:  orderedHeap{less: moreImportant},
 		backoff: orderedHeap{less: func(a, b *pending) bool { return a.notBefore.Before(b.notBefore) }},
 	}
@@ -73,6 +77,7 @@ func moreImportant(a, b *pending) bool {
 
 // put adds a pod, or replaces its content and makes it active again.
 func (q *queue) put(p *placement.Pod, now time.Time) {
+	q.ungate(p.UID)
 	e := q.pods[p.UID]
 	if e == nil {
 		e = &pending{added: now}
@@ -84,7 +89,22 @@ func (q *queue) put(p *placement.Pod, now time.Time) {
 	q.enter(e, active)
 }
 
+// gate takes a pod out until its gates are gone.
+func (q *queue) gate(uid types.UID) {
+	q.remove(uid)
+	q.gated[uid] = struct{}{}
+	q.held.Store(int64(len(q.gated)))
+}
+
+func (q *queue) ungate(uid types.UID) {
+	if len(q.gated) > 0 {
+		delete(q.gated, uid)
+		q.held.Store(int64(len(q.gated)))
+	}
+}
+
 func (q *queue) remove(uid types.UID) {
+	q.ungate(uid)
 	if e := q.pods[uid]; e != nil {
 		q.leave(e)
 		delete(q.pods, uid)

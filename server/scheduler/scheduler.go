@@ -186,7 +186,10 @@ func (s *Scheduler) updatePod(key types.NamespacedName, now time.Time) (wake con
 		if e := s.queue.pods[p.UID]; e == nil || needsAnotherTry(e.Pod.Pod, p) {
 			s.queue.put(placement.NewPod(p), now)
 		}
-	case !s.assumed[p.UID]: // being deleted, or held by a gate
+	case s.gated(p):
+		s.known[key] = p.UID
+		s.queue.gate(p.UID)
+	case !s.assumed[p.UID]: // being deleted
 		s.queue.remove(p.UID)
 	}
 	return wake
@@ -209,6 +212,11 @@ func (s *Scheduler) count(key types.NamespacedName, p *core.Pod) concern {
 // wants: the pod is ours to place and may be placed now.
 func (s *Scheduler) wants(p *core.Pod) bool {
 	return p.Spec.SchedulerName == s.cfg.Name && p.DeletionTimestamp == nil && len(p.Spec.SchedulingGates) == 0 && !s.assumed[p.UID]
+}
+
+// gated: the pod is ours, but not to be placed before somebody takes its gates away.
+func (s *Scheduler) gated(p *core.Pod) bool {
+	return p.Spec.SchedulerName == s.cfg.Name && p.DeletionTimestamp == nil && len(p.Spec.SchedulingGates) > 0
 }
 
 // needsAnotherTry: something that placement looks at differs; status does not count.

@@ -18,6 +18,7 @@ import (
 	"orch/datastore"
 	"orch/datastore/bolt"
 	"orch/datastore/memory"
+	"orch/server/placement"
 	"orch/server/registry"
 )
 
@@ -182,6 +183,27 @@ func TestForeignAndGatedPodsAreLeftAlone(t *testing.T) {
 	for _, name := range []string{"foreign", "gated"} {
 		if p := client.Cached(c, api.Pods, "default", name); bound(p) {
 			t.Errorf("%s was bound", name)
+		}
+	}
+}
+
+// TestGatedPodsAreCounted until their gates are gone or they are.
+func TestGatedPodsAreCounted(t *testing.T) {
+	q := newQueue()
+	p := placement.NewPod(&core.Pod{ObjectMeta: metav1.ObjectMeta{UID: "a"}})
+	for _, step := range []struct {
+		name string
+		do   func()
+		want int64
+	}{
+		{"gated", func() { q.gate("a") }, 1},
+		{"gated again", func() { q.gate("a") }, 1},
+		{"another", func() { q.gate("b") }, 2},
+		{"free", func() { q.put(p, time.Now()) }, 1},
+		{"gone", func() { q.remove("b") }, 0},
+	} {
+		if step.do(); q.held.Load() != step.want {
+			t.Errorf("%s: %d", step.name, q.held.Load())
 		}
 	}
 }

@@ -34,6 +34,11 @@ type Event struct {
 	raw *change
 }
 
+// EndsInitial tells whether the event is the bookmark behind the initial events.
+func (e *Event) EndsInitial() bool {
+	return e.Type == apiwatch.Bookmark && e.Item.obj.GetAnnotations()[InitialEventsEnd] != ""
+}
+
 // WatchOptions say what to watch.
 type WatchOptions struct {
 	Filter Filter

@@ -5,12 +5,14 @@ import (
 	"sync/atomic"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"orch/api/histogram"
 )
 
 // descriptions are what the metrics page says of each.
 type descriptions struct {
 	total, duration, sli, sizes, lasting, terminated, aborted *prometheus.Desc
-	events, eventSizes, outdated, handshakes                  *prometheus.Desc
+	events, eventSizes, outdated, handshakes, lists           *prometheus.Desc
 	attempts, attemptTimes, users, expiry                     *prometheus.Desc
 }
 
@@ -30,6 +32,7 @@ func describe() descriptions {
 		aborted:    d("apiserver_request_aborts_total", "Requests that were given up before they were answered.", of[:6]...),
 		events:     d("apiserver_watch_events_total", "Events sent to watches.", "group", "version", "resource"),
 		eventSizes: d("apiserver_watch_events_sizes", "Bytes of the events sent to watches.", "group", "version", "resource"),
+		lists:      d("apiserver_watch_list_duration_seconds", "How long it took until watches had sent their initial events.", "group", "version", "resource", "scope"),
 		outdated:   d("apiserver_requested_deprecated_apis", "Deprecated APIs that were asked for.", "group", "version", "resource", "subresource", "removed_release"),
 		handshakes: d("apiserver_tls_handshake_errors_total", "Connections whose TLS handshake failed."),
 
@@ -63,6 +66,9 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 	for _, e := range sorted[Kind, *Watched](&c.t.watches) {
 		count(c.d.events, e.Value.Sizes.Count(), e.Key.Group, e.Key.Version, e.Key.Resource)
 		out <- e.Value.Sizes.Metric(c.d.eventSizes, e.Key.Group, e.Key.Version, e.Key.Resource)
+	}
+	for _, e := range sorted[Listing, *histogram.Histogram](&c.t.lists) {
+		out <- e.Value.Metric(c.d.lists, e.Key.Group, e.Key.Version, e.Key.Resource, e.Key.Scope)
 	}
 	for _, e := range sorted[Outdated, bool](&c.t.outdated) {
 		out <- prometheus.MustNewConstMetric(c.d.outdated, prometheus.GaugeValue, 1, e.Key.Group, e.Key.Version, e.Key.Resource, e.Key.Sub, e.Key.Removed)

@@ -29,6 +29,7 @@ var (
 	durationBounds = []float64{0.005, 0.025, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0, 1.25, 1.5, 2, 3, 4, 5, 6, 8, 10, 15, 20, 30, 45, 60}
 	sliBounds      = durationBounds[2:]
 	sizeBounds     = histogram.Exponential(1000, 10, 7)
+	listBounds     = []float64{0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0, 1.25, 1.5, 2, 3, 4, 5, 6, 8, 10, 15, 20, 30, 45, 60, 90, 120, 180, 300}
 	eventBounds    = histogram.Exponential(1024, 2, 8)
 	expiryBounds   = []float64{0, 1800, 3600, 7200, 21600, 43200, 86400, 172800, 345600, 604800, 2592000, 7776000, 15552000, 31104000}
 	authnBounds    = histogram.Exponential(0.001, 2, 15)
@@ -39,6 +40,7 @@ type Tally struct {
 	series   sync.Map // Request -> *Series
 	watches  sync.Map // Kind -> *Watched
 	outdated sync.Map // Outdated -> true
+	lists    sync.Map // Listing -> *histogram.Histogram
 
 	// Handshakes that failed.
 	Handshakes atomic.Uint64
@@ -143,6 +145,21 @@ func (t *Tally) Events(k Kind) *Watched {
 	}
 	v, _ := t.watches.LoadOrStore(k, &Watched{Sizes: histogram.New(eventBounds)})
 	return v.(*Watched)
+}
+
+// Listing is a kind and a scope whose content watches begin with.
+type Listing struct {
+	Kind
+	Scope string
+}
+
+// Listed counts a watch that has sent its initial events.
+func (t *Tally) Listed(l Listing, took time.Duration) {
+	v, ok := t.lists.Load(l)
+	if !ok {
+		v, _ = t.lists.LoadOrStore(l, histogram.New(listBounds))
+	}
+	v.(*histogram.Histogram).Observe(took.Seconds())
 }
 
 // Outdated is an API that will be gone.

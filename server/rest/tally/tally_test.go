@@ -35,6 +35,7 @@ func TestCounts(t *testing.T) {
 	get.Done(Outcome{Code: 504, Took: time.Hour, Waited: time.Hour, Terminated: true, Aborted: true})
 	end := c.Of(Request{Verb: "WATCH", Version: "v1", Resource: "pods", Scope: "cluster"}).Begin()
 	c.Events(Kind{"", "v1", "pods"}).Sizes.Observe(2000)
+	c.Listed(Listing{Kind{"", "v1", "pods"}, "namespace"}, time.Second)
 	c.AskedFor(Outdated{"", "v1", "endpoints", "", "1.40"})
 	c.Authenticated(Success, "a@b", time.Millisecond)
 	c.Authenticated(Failure, "", time.Millisecond)
@@ -49,6 +50,7 @@ func TestCounts(t *testing.T) {
 		`apiserver_response_sizes_bucket{` + of + `,le="1000"} 2`,
 		`apiserver_longrunning_requests{component="apiserver",group="",resource="pods",scope="cluster",subresource="",verb="WATCH",version="v1"} 1`,
 		`apiserver_watch_events_total{group="",resource="pods",version="v1"} 1`,
+		`apiserver_watch_list_duration_seconds_bucket{group="",resource="pods",scope="namespace",version="v1",le="1"} 1`,
 		`apiserver_requested_deprecated_apis{group="",removed_release="1.40",resource="endpoints",subresource="",version="v1"} 1`,
 		`authentication_attempts{result="failure"} 1`,
 		`authenticated_user_requests{username="email_id"} 1`,
