@@ -50,9 +50,10 @@ func (nothing) Mount(context.Context, *core.Pod) (map[string]host.Mounted, error
 	return nil, nil
 }
 
-// TestWhole runs an agent against a real registry: the node becomes Ready, a pod that
-// fits runs, one that does not is refused.
-func TestWhole(t *testing.T) {
+// newAPI is a real registry with the namespaces that a node needs, and a client of
+// node n1. It ends with the test, before which ctx is done.
+func newAPI(t *testing.T) (context.Context, *client.Client) {
+	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
 	t.Cleanup(func() { cancel(); wg.Wait() })
@@ -72,6 +73,13 @@ func TestWhole(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	return ctx, c
+}
+
+// TestWhole runs an agent against a real registry: the node becomes Ready, a pod that
+// fits runs, one that does not is refused.
+func TestWhole(t *testing.T) {
+	ctx, c := newAPI(t)
 	dir := t.TempDir()
 	began := time.Now()
 	a, err := agent.New(agent.Config{NodeName: "n1", NodeIP: "192.0.2.1", DataDir: dir, CgroupRoot: cgroupRoot()},

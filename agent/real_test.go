@@ -27,12 +27,10 @@ import (
 	"orch/agent/pods"
 	"orch/api"
 	"orch/api/client"
-	"orch/datastore/memory"
 	"orch/network/netns"
 	"orch/runtime/containerd"
 	"orch/runtime/engine"
 	"orch/runtime/image"
-	"orch/server/registry"
 )
 
 // pinned makes real namespaces without interfaces but lo; addresses are counted.
@@ -85,29 +83,13 @@ type realNode struct {
 }
 
 func newRealNode(t *testing.T) *realNode {
-	ctx, cancel := context.WithCancel(context.Background())
-	var wg sync.WaitGroup
-	t.Cleanup(func() { cancel(); wg.Wait() })
-	reg, err := registry.New(registry.Config{Store: memory.New(), Resources: registry.BuiltIn(), Now: time.Now, Log: slog.Default()})
-	if err != nil {
-		t.Fatal(err)
-	}
-	wg.Go(func() {
-		if err := reg.Run(ctx); err != nil {
-			t.Error(err)
-		}
-	})
-	<-reg.Ready()
-	n := &realNode{t: t, client: reg.Client(registry.User{Name: "system:node:n1", Groups: []string{api.GroupNodes}}), host: &pinned{ips: map[types.UID]netip.Addr{}}}
-	for _, ns := range []string{api.NamespaceNodeLease, api.NamespaceDefault} {
-		if _, err := client.Create(ctx, n.client, api.Namespaces, &core.Namespace{ObjectMeta: metav1.ObjectMeta{Name: ns}}); err != nil {
-			t.Fatal(err)
-		}
-	}
+	_, c := newAPI(t)
+	n := &realNode{t: t, client: c, host: &pinned{ips: map[types.UID]netip.Addr{}}}
 	for _, d := range []struct {
 		at *string
 		in string
 	}{{&n.root, "/var/tmp"}, {&n.state, "/run"}} {
+		var err error
 		if *d.at, err = os.MkdirTemp(d.in, "orch-agent-"); err != nil {
 			t.Fatal(err)
 		}

@@ -1,7 +1,6 @@
 package bootstrap
 
 import (
-	"maps"
 	"slices"
 
 	core "k8s.io/api/core/v1"
@@ -22,37 +21,43 @@ import (
 
 const autoupdate = "rbac.authorization.kubernetes.io/autoupdate"
 
-func frozen(o api.Object) bool { return o.GetAnnotations()[autoupdate] == "false" }
-
 // addMeta puts missing labels and annotations on have and tells whether it changed it.
 func addMeta(have, want *metav1.ObjectMeta) bool {
+	stays := func(string, string) bool { return true } // an administrator's value stays
+	labels := addStrings(&have.Labels, want.Labels, stays)
+	return addStrings(&have.Annotations, want.Annotations, stays) || labels
+}
+
+// addStrings puts into have what it lacks of want, or has in a form that is not
+// good, and tells whether it changed it.
+func addStrings(have *map[string]string, want map[string]string, good func(has, should string) bool) bool {
 	changed := false
-	add := func(to *map[string]string, from map[string]string) {
-		for k, v := range from {
-			if _, there := (*to)[k]; !there {
-				if *to == nil {
-					*to = map[string]string{}
-				}
-				(*to)[k] = v
-				changed = true
-			}
+	for k, should := range want {
+		if has, there := (*have)[k]; there && good(has, should) {
+			continue
 		}
+		if *have == nil {
+			*have = map[string]string{}
+		}
+		(*have)[k] = should
+		changed = true
 	}
-	add(&have.Labels, want.Labels)
-	add(&have.Annotations, want.Annotations)
 	return changed
 }
 
-// addRules returns have with the rules of want that it lacks.
-func addRules(have, want []rbac.PolicyRule) ([]rbac.PolicyRule, bool) {
+// addMissing appends to have what of want is not within any of its elements, and
+// tells whether it changed it.
+func addMissing[E any](have *[]E, want []E, within func(w, h E) bool) bool {
 	changed := false
 	for _, w := range want {
-		if !slices.ContainsFunc(have, func(h rbac.PolicyRule) bool { return ruleWithin(w, h) }) {
-			have, changed = append(have, w), true
+		if !slices.ContainsFunc(*have, func(h E) bool { return within(w, h) }) {
+			*have, changed = append(*have, w), true
 		}
 	}
-	return have, changed
+	return changed
 }
+
+func sameSubject(a, b rbac.Subject) bool { return a == b }
 
 // ruleWithin tells whether everything in w is named by h. It is stricter than
 // RBAC's own covering, which is good enough to find what a release added.
@@ -64,167 +69,112 @@ func ruleWithin(w, h rbac.PolicyRule) bool {
 		(len(h.ResourceNames) == 0 || (len(w.ResourceNames) > 0 && in(w.ResourceNames, h.ResourceNames)))
 }
 
-func addSubjects(have, want []rbac.Subject) ([]rbac.Subject, bool) {
-	changed := false
-	for _, w := range want {
-		if !slices.Contains(have, w) {
-			have, changed = append(have, w), true
+// mending is the frame of all: what replace says is put in place of the object,
+// else fix is given a copy and tells whether it changed it. replace may be nil.
+func mending[P interface {
+	api.Object
+	DeepCopy() P
+}](want P, replace, fix func(have P) bool) func(api.Object) api.Object {
+	return func(o api.Object) api.Object {
+		have := o.(P)
+		if replace != nil && replace(have) {
+			return want.DeepCopy()
 		}
+		have = have.DeepCopy()
+		if !fix(have) {
+			return nil
+		}
+		return have
 	}
-	return have, changed
+}
+
+// unlessFrozen leaves an object of RBAC alone that says so.
+func unlessFrozen(mend func(api.Object) api.Object) func(api.Object) api.Object {
+	return func(o api.Object) api.Object {
+		if o.GetAnnotations()[autoupdate] == "false" {
+			return nil
+		}
+		return mend(o)
+	}
 }
 
 func mendClusterRole(want *rbac.ClusterRole) func(api.Object) api.Object {
-	return func(o api.Object) api.Object {
-		if frozen(o) {
-			return nil
-		}
-		have := o.(*rbac.ClusterRole).DeepCopy()
+	return unlessFrozen(mending(want, nil, func(have *rbac.ClusterRole) bool {
 		changed := addMeta(&have.ObjectMeta, &want.ObjectMeta)
-		if want.AggregationRule != nil {
-			if !equality.Semantic.DeepEqual(have.AggregationRule, want.AggregationRule) {
-				have.AggregationRule, changed = want.AggregationRule.DeepCopy(), true
-			}
-		} else if rules, more := addRules(have.Rules, want.Rules); more {
-			have.Rules, changed = rules, true
+		if want.AggregationRule == nil {
+			return addMissing(&have.Rules, want.Rules, ruleWithin) || changed
 		}
-		if !changed {
-			return nil
+		if !equality.Semantic.DeepEqual(have.AggregationRule, want.AggregationRule) {
+			have.AggregationRule, changed = want.AggregationRule.DeepCopy(), true
 		}
-		return have
-	}
+		return changed
+	}))
 }
 
 func mendRole(want *rbac.Role) func(api.Object) api.Object {
-	return func(o api.Object) api.Object {
-		if frozen(o) {
-			return nil
-		}
-		have := o.(*rbac.Role).DeepCopy()
+	return unlessFrozen(mending(want, nil, func(have *rbac.Role) bool {
 		changed := addMeta(&have.ObjectMeta, &want.ObjectMeta)
-		if rules, more := addRules(have.Rules, want.Rules); more {
-			have.Rules, changed = rules, true
-		}
-		if !changed {
-			return nil
-		}
-		return have
-	}
+		return addMissing(&have.Rules, want.Rules, ruleWithin) || changed
+	}))
 }
 
 func mendClusterRoleBinding(want *rbac.ClusterRoleBinding) func(api.Object) api.Object {
-	return func(o api.Object) api.Object {
-		have := o.(*rbac.ClusterRoleBinding)
-		if frozen(o) {
-			return nil
-		}
-		if have.RoleRef != want.RoleRef {
-			return want.DeepCopy()
-		}
-		have = have.DeepCopy()
+	otherRole := func(have *rbac.ClusterRoleBinding) bool { return have.RoleRef != want.RoleRef }
+	return unlessFrozen(mending(want, otherRole, func(have *rbac.ClusterRoleBinding) bool {
 		changed := addMeta(&have.ObjectMeta, &want.ObjectMeta)
-		if subjects, more := addSubjects(have.Subjects, want.Subjects); more {
-			have.Subjects, changed = subjects, true
-		}
-		if !changed {
-			return nil
-		}
-		return have
-	}
+		return addMissing(&have.Subjects, want.Subjects, sameSubject) || changed
+	}))
 }
 
 func mendRoleBinding(want *rbac.RoleBinding) func(api.Object) api.Object {
-	return func(o api.Object) api.Object {
-		have := o.(*rbac.RoleBinding)
-		if frozen(o) {
-			return nil
-		}
-		if have.RoleRef != want.RoleRef {
-			return want.DeepCopy()
-		}
-		have = have.DeepCopy()
+	otherRole := func(have *rbac.RoleBinding) bool { return have.RoleRef != want.RoleRef }
+	return unlessFrozen(mending(want, otherRole, func(have *rbac.RoleBinding) bool {
 		changed := addMeta(&have.ObjectMeta, &want.ObjectMeta)
-		if subjects, more := addSubjects(have.Subjects, want.Subjects); more {
-			have.Subjects, changed = subjects, true
-		}
-		if !changed {
-			return nil
-		}
-		return have
-	}
+		return addMissing(&have.Subjects, want.Subjects, sameSubject) || changed
+	}))
 }
 
 func mendConfigMap(want *core.ConfigMap) func(api.Object) api.Object {
-	return func(o api.Object) api.Object {
-		have := o.(*core.ConfigMap)
-		good := true
-		for k, v := range want.Data {
-			good = good && have.Data[k] == v
-		}
-		if good {
-			return nil
-		}
-		have = have.DeepCopy()
-		if have.Data == nil {
-			have.Data = map[string]string{}
-		}
-		maps.Copy(have.Data, want.Data)
-		return have
-	}
+	return mending(want, nil, func(have *core.ConfigMap) bool {
+		return addStrings(&have.Data, want.Data, func(has, should string) bool { return has == should })
+	})
 }
 
 // mendService leaves to users what they may add (labels, annotations, further
 // ports) and restores address and ports. A changed address, after a change of
 // --service-cidr, replaces the Service.
 func mendService(want *core.Service) func(api.Object) api.Object {
-	return func(o api.Object) api.Object {
-		have := o.(*core.Service)
-		if have.Spec.ClusterIP != want.Spec.ClusterIP {
-			return want.DeepCopy()
-		}
-		good := true
-		for _, w := range want.Spec.Ports {
-			good = good && slices.ContainsFunc(have.Spec.Ports, func(h core.ServicePort) bool {
+	elsewhere := func(have *core.Service) bool { return have.Spec.ClusterIP != want.Spec.ClusterIP }
+	return mending(want, elsewhere, func(have *core.Service) bool {
+		missing := slices.ContainsFunc(want.Spec.Ports, func(w core.ServicePort) bool {
+			return !slices.ContainsFunc(have.Spec.Ports, func(h core.ServicePort) bool {
 				return h.Name == w.Name && h.Port == w.Port && h.Protocol == w.Protocol && h.TargetPort == w.TargetPort
 			})
+		})
+		if missing {
+			have.Spec.Ports = slices.Clone(want.Spec.Ports)
 		}
-		if good {
-			return nil
-		}
-		have = have.DeepCopy()
-		have.Spec.Ports = slices.Clone(want.Spec.Ports)
-		return have
-	}
+		return missing
+	})
 }
 
 func mendEndpoints(want *core.Endpoints) func(api.Object) api.Object {
-	return func(o api.Object) api.Object {
-		have := o.(*core.Endpoints).DeepCopy()
+	return mending(want, nil, func(have *core.Endpoints) bool {
 		changed := addMeta(&have.ObjectMeta, &want.ObjectMeta)
 		if !equality.Semantic.DeepEqual(have.Subsets, want.Subsets) {
 			have.Subsets, changed = want.Subsets, true
 		}
-		if !changed {
-			return nil
-		}
-		return have
-	}
+		return changed
+	})
 }
 
 func mendEndpointSlice(want *discovery.EndpointSlice) func(api.Object) api.Object {
-	return func(o api.Object) api.Object {
-		have := o.(*discovery.EndpointSlice)
-		if have.AddressType != want.AddressType {
-			return want.DeepCopy()
-		}
-		have = have.DeepCopy()
+	otherFamily := func(have *discovery.EndpointSlice) bool { return have.AddressType != want.AddressType }
+	return mending(want, otherFamily, func(have *discovery.EndpointSlice) bool {
 		changed := addMeta(&have.ObjectMeta, &want.ObjectMeta)
 		if !equality.Semantic.DeepEqual(have.Endpoints, want.Endpoints) || !equality.Semantic.DeepEqual(have.Ports, want.Ports) {
 			have.Endpoints, have.Ports, changed = want.Endpoints, want.Ports, true
 		}
-		if !changed {
-			return nil
-		}
-		return have
-	}
+		return changed
+	})
 }

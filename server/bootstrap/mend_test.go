@@ -1,8 +1,10 @@
 package bootstrap
 
 import (
+	"maps"
 	"testing"
 
+	core "k8s.io/api/core/v1"
 	rbac "k8s.io/api/rbac/v1"
 
 	"orch/api"
@@ -50,6 +52,24 @@ func TestMendBinding(t *testing.T) {
 	got := mendClusterRoleBinding(want)(other)
 	if got == nil || got.GetUID() != "u" || len(got.(*rbac.ClusterRoleBinding).Subjects) != 2 {
 		t.Errorf("%v", got)
+	}
+}
+
+func TestMendConfigMap(t *testing.T) {
+	want := &core.ConfigMap{Data: map[string]string{"a": "1", "b": "2"}}
+	for _, tc := range []struct{ have, after map[string]string }{
+		{map[string]string{"a": "1", "b": "2", "users": "own"}, nil},
+		{nil, map[string]string{"a": "1", "b": "2"}},
+		{map[string]string{"a": "changed", "users": "own"}, map[string]string{"a": "1", "b": "2", "users": "own"}},
+	} {
+		given := maps.Clone(tc.have)
+		got := mendConfigMap(want)(&core.ConfigMap{Data: tc.have})
+		if (got == nil) != (tc.after == nil) || (got != nil && !maps.Equal(got.(*core.ConfigMap).Data, tc.after)) {
+			t.Errorf("%v became %v", given, got)
+		}
+		if !maps.Equal(given, tc.have) {
+			t.Errorf("what was given was changed to %v", tc.have)
+		}
 	}
 }
 
