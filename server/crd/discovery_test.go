@@ -43,7 +43,9 @@ spec:
   names: {plural: things, kind: Thing}
   versions: [{name: v1, served: true, storage: true, schema: {openAPIV3Schema: {type: object, x-kubernetes-preserve-unknown-fields: true}}}]
 `)
-	w.until("things.fresh.example.com", "Established", func(a answer) bool { return strings.Contains(a.raw, `"type":"Established"`) && w.do("GET", "/apis/fresh.example.com/v1/things", "").code == 200 })
+	w.until("things.fresh.example.com", "Established", func(a answer) bool {
+		return strings.Contains(a.raw, `"type":"Established"`) && w.do("GET", "/apis/fresh.example.com/v1/things", "").code == 200
+	})
 	code, with, body := ask(before)
 	if code != 200 || with == before || !strings.Contains(body, "fresh.example.com") {
 		t.Errorf("with the definition: %d, %s was %s", code, with, before)
