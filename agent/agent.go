@@ -18,6 +18,7 @@ import (
 
 	core "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
+	"k8s.io/apimachinery/pkg/types"
 
 	"orch/agent/admit"
 	"orch/agent/cgroup"
@@ -116,8 +117,15 @@ func (a *Agent) newNode(ips []string) (*node.Node, error) {
 		Version: Version, Runtime: a.deps.Engine.Version(), Port: c.Port, Dir: c.RootDir,
 	}, node.Deps{
 		Client: a.deps.Client, Images: a.deps.Engine.Images(), NetworkReady: a.deps.Network.Ready, Changed: a.deps.Network.Changed,
-		Extra: a.deps.Extra, Log: a.deps.Log,
+		Extra: a.deps.Extra, Say: a.sayOfNode, Log: a.deps.Log,
 	})
+}
+
+// sayOfNode records an event of the node. As upstream's agent, it names the node where a
+// UID stands; kubectl describe looks for that.
+func (a *Agent) sayOfNode(reason, message string) {
+	name := a.config.NodeName
+	a.recorder.EventAt(core.ObjectReference{APIVersion: "v1", Kind: "Node", Name: name, UID: types.UID(name)}, core.EventTypeNormal, reason, message)
 }
 
 func (a *Agent) newPods(ips []string) (*pods.Pods, error) {

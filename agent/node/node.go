@@ -63,7 +63,9 @@ type Deps struct {
 	Changed func() <-chan struct{}
 	// Extra is what devices say of the node; nil: there are none.
 	Extra Extra
-	Log   *slog.Logger
+	// Say records an event of the node; nil: nobody listens. It must not block.
+	Say func(reason, message string)
+	Log *slog.Logger
 }
 
 // Node is the machine as the cluster sees it.
@@ -84,6 +86,8 @@ type Node struct {
 	images []core.ContainerImage
 	// stale makes the images be listed anew.
 	stale bool
+	// said is the node of which all was said.
+	said *core.Node
 }
 
 // New inspects the machine.
@@ -123,6 +127,9 @@ func (n *Node) MemoryCapacity() int64 { return n.machine.MemoryBytes }
 
 // Run registers the node and keeps it up to date until ctx ends.
 func (n *Node) Run(ctx context.Context) error {
+	if n.deps.Say != nil {
+		n.deps.Say("Starting", "Starting kubelet.")
+	}
 	if !n.insist(ctx, "registering the node", n.register) {
 		return nil
 	}
@@ -188,10 +195,16 @@ func (n *Node) register(ctx context.Context) error {
 		node.Spec.Taints = n.config.Taints
 		n.check()
 		node.Status = Merge(core.NodeStatus{}, n.status(ctx), n.deps.Extra.OwnsResource, time.Now())
-		have, err = client.Create(ctx, n.deps.Client, api.Nodes, node)
+		if have, err = client.Create(ctx, n.deps.Client, api.Nodes, node); err == nil {
+			n.said = nil
+			n.say(have)
+		}
 	}
 	if err != nil {
 		return err
+	}
+	if n.said == nil {
+		n.said = have // a former agent has said it
 	}
 	n.note(have)
 	changed := have.DeepCopy()
@@ -277,6 +290,7 @@ func (n *Node) report(ctx context.Context) error {
 		merged := Merge(base.Status, own, n.deps.Extra.OwnsResource, now)
 		same := Same(merged, base.Status, equality.Semantic.DeepEqual)
 		if same && !wrote.IsZero() && now.Sub(wrote) < statusEvery {
+			n.say(base)
 			n.reached()
 			return nil
 		}
@@ -288,6 +302,7 @@ func (n *Node) report(ctx context.Context) error {
 			n.mu.Lock()
 			n.written, n.wrote = answer, now
 			n.mu.Unlock()
+			n.say(answer)
 			n.reached()
 			return nil
 		case apierrors.IsNotFound(err): // deleted under us: register again

@@ -61,7 +61,11 @@ func (c *controller) ofNode(was, is *core.Node) []reconcile.Key {
 	defer c.mu.Unlock()
 	if is == nil {
 		delete(c.heard, was.Name)
+		c.Events.Event(was, core.EventTypeNormal, "RemovingNode", "Node %s event: Removing Node %s from Controller", was.Name, was.Name)
 		return c.othersLocked(was.Name)
+	}
+	if was == nil {
+		c.Events.Event(is, core.EventTypeNormal, "RegisteredNode", "Node %s event: Registered Node %s in Controller", is.Name, is.Name)
 	}
 	if _, known := c.heard[is.Name]; !known || heartbeat(was) != heartbeat(is) {
 		c.heard[is.Name] = c.Now()
