@@ -28,7 +28,7 @@ func secretsEncryptCommand() *cobra.Command {
 	var kubeconfig string
 	c := &cobra.Command{Use: "secrets-encrypt", Short: "Show and change how Secrets are encrypted in the datastore", Args: noArgs,
 		RunE: func(c *cobra.Command, _ []string) error { return c.Help() }}
-	c.PersistentFlags().StringVar(&kubeconfig, "kubeconfig", Kubeconfig, "the administrator's kubeconfig")
+	c.PersistentFlags().StringVar(&kubeconfig, "kubeconfig", administrator(), "the administrator's kubeconfig (default: KUBECONFIG, then "+Kubeconfig+")")
 	var output string
 	status := &cobra.Command{Use: "status", Short: "Say how Secrets are encrypted", Args: noArgs, RunE: func(c *cobra.Command, _ []string) error {
 		if output != "text" && output != "json" {

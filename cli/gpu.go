@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -46,13 +47,7 @@ func gpuCommand() *cobra.Command {
 
 // open finds out whom to ask.
 func (a *gpuAsker) open() error {
-	path := a.kubeconfig
-	if path == "" {
-		path = os.Getenv("KUBECONFIG")
-	}
-	if path == "" {
-		path = Kubeconfig
-	}
+	path := cmp.Or(a.kubeconfig, administrator())
 	server, err := accessFrom(path)
 	if err == nil {
 		a.server = server

@@ -23,7 +23,7 @@ func statusCommand() *cobra.Command {
 		defer cancel()
 		return status(ctx, kubeconfig, c.OutOrStdout())
 	}}
-	c.Flags().StringVar(&kubeconfig, "kubeconfig", Kubeconfig, "the administrator's kubeconfig")
+	c.Flags().StringVar(&kubeconfig, "kubeconfig", administrator(), "the administrator's kubeconfig (default: KUBECONFIG, then "+Kubeconfig+")")
 	return c
 }
 

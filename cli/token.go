@@ -35,7 +35,7 @@ func tokenCommand() *cobra.Command {
 	var kubeconfig string
 	c := &cobra.Command{Use: "token", Short: "Make, list and delete tokens that nodes join with", Args: noArgs,
 		RunE: func(c *cobra.Command, _ []string) error { return c.Help() }}
-	c.PersistentFlags().StringVar(&kubeconfig, "kubeconfig", Kubeconfig, "the administrator's kubeconfig")
+	c.PersistentFlags().StringVar(&kubeconfig, "kubeconfig", administrator(), "the administrator's kubeconfig (default: KUBECONFIG, then "+Kubeconfig+")")
 	var n newToken
 	create := &cobra.Command{Use: "create [TOKEN]", Short: "Make a token, of an own form abcdef.0123456789abcdef or drawn", Args: cobra.MaximumNArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {

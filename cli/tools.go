@@ -12,6 +12,15 @@ import (
 // Kubeconfig is where `orch server` writes the administrator's kubeconfig.
 const Kubeconfig = "/etc/orch/orch.yaml"
 
+// administrator is the kubeconfig of commands that act for one: the first of
+// KUBECONFIG, as kubectl reads it, else the server's own.
+func administrator() string {
+	if list := filepath.SplitList(os.Getenv("KUBECONFIG")); len(list) > 0 && list[0] != "" {
+		return list[0]
+	}
+	return Kubeconfig
+}
+
 // Socket is where the containerd inside orch listens for ctr and nerdctl.
 const Socket = "/run/orch/containerd/containerd.sock"
 
