@@ -37,12 +37,11 @@ func (e *Engine) Attach(ctx context.Context, id string, streams engine.IO) error
 		go resize(ctx, e.scope(ctx), task, streams.Resize)
 	}
 	if streams.Stdin != nil && out.stdin != nil {
-		// On return a write that waits for the container to read is given up.
-		_ = out.stdin.SetWriteDeadline(time.Time{})
-		defer func() { _ = out.stdin.SetWriteDeadline(time.Now()) }()
+		in := &typist{ctx: ctx, to: out}
+		defer in.leave(cancel)
 		go func() {
 			// Ends with the client's stream, which the caller closes on return.
-			_, err := io.Copy(out.stdin, streams.Stdin)
+			_, err := io.Copy(in, streams.Stdin)
 			if c.meta.StdinOnce && (err == nil || errors.Is(err, io.ErrClosedPipe)) {
 				_ = out.stdin.Close()
 				_ = task.CloseIO(e.scope(context.WithoutCancel(ctx)))
@@ -50,6 +49,41 @@ func (e *Engine) Attach(ctx context.Context, id string, streams engine.IO) error
 		}()
 	}
 	return s.deliver(ctx, streams)
+}
+
+// typist writes what one attached client types. Clients share the pipe and its one
+// deadline, so they take turns: who leaves must wake his own write, which may wait for the
+// container to read, and no other's.
+type typist struct {
+	ctx context.Context // of the attachment
+	to  *output
+}
+
+func (t *typist) Write(p []byte) (written int, err error) {
+	select {
+	case t.to.turn <- struct{}{}:
+	case <-t.ctx.Done():
+		return 0, t.ctx.Err()
+	}
+	defer func() { <-t.to.turn }()
+	for {
+		// The deadline first: if this client leaves after it is lifted, leave sets it again.
+		_ = t.to.stdin.SetWriteDeadline(time.Time{})
+		if err := t.ctx.Err(); err != nil {
+			return written, err
+		}
+		n, err := t.to.stdin.Write(p[written:])
+		written += n
+		if !errors.Is(err, os.ErrDeadlineExceeded) || t.ctx.Err() != nil {
+			return written, err
+		}
+	}
+}
+
+// leave gives up a write that waits.
+func (t *typist) leave(cancel context.CancelFunc) {
+	cancel()
+	_ = t.to.stdin.SetWriteDeadline(time.Now())
 }
 
 // deliver writes what comes until the end of the output or of ctx.

@@ -34,13 +34,15 @@ type output struct {
 	log   *logfile.Writer // nil: not kept
 	warn  func(msg string, err error)
 
-	stdout, stderr *os.File   // ends of ours; stderr nil with a terminal
-	stdin          *os.File   // nil without stdin
-	keep           []*os.File // writing ends, until the shim has opened its own
-	pumps          sync.WaitGroup
-	done           chan struct{} // all is read and logged
-	once           sync.Once
-	left           atomic.Bool // letGo was called
+	stdout, stderr *os.File // ends of ours; stderr nil with a terminal
+	stdin          *os.File // nil without stdin
+	// turn is held by the attached client that writes to stdin.
+	turn  chan struct{}
+	keep  []*os.File // writing ends, until the shim has opened its own
+	pumps sync.WaitGroup
+	done  chan struct{} // all is read and logged
+	once  sync.Once
+	left  atomic.Bool // letGo was called
 
 	mu    sync.Mutex
 	sinks map[*sink]struct{}
@@ -71,7 +73,7 @@ func (e *Engine) pipesDir(id string) string { return filepath.Join(e.ioDir(), id
 // openOutput opens the pipes of a container (made anew with fresh) and its log.
 func (e *Engine) openOutput(c *container, fresh bool) (_ *output, err error) {
 	dir := e.pipesDir(c.id)
-	o := &output{done: make(chan struct{}), sinks: map[*sink]struct{}{}, paths: runtime.IO{
+	o := &output{done: make(chan struct{}), turn: make(chan struct{}, 1), sinks: map[*sink]struct{}{}, paths: runtime.IO{
 		Stdout: filepath.Join(dir, "stdout"), Terminal: c.meta.TTY,
 	}}
 	o.warn = func(msg string, err error) { e.log.Warn(msg, "container", c.id, "err", err) }
