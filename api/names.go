@@ -26,4 +26,12 @@ const (
 	// ControllerUser is whom the controllers of the server act as.
 	ControllerUser = "system:kube-controller-manager"
 	SchedulerUser  = "system:kube-scheduler"
+
+	// GPUDriver is the driver of the ResourceSlices that orch's own agents publish.
+	GPUDriver = "gpu.nvidia.com"
+
+	// AnnotationDevices names, on a pod, the devices that the scheduler chose for its
+	// containers: JSON, container to resource to ids. It is part of the binding; what a
+	// user wrote there is replaced.
+	AnnotationDevices = "orch.io/allocated-devices"
 )
