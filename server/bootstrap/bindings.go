@@ -38,6 +38,7 @@ func clusterRoleBindings() []*rbac.ClusterRoleBinding {
 		same("system:basic-user", group(api.GroupAuthenticated)),
 		same("system:public-info-viewer", group(api.GroupAuthenticated), group(api.GroupUnauthenticated)),
 		same("system:node-proxier", user("system:kube-proxy")),
+		same("system:cluster-trust-bundle-discovery", group("system:serviceaccounts")),
 		same("system:kube-controller-manager", user(api.ControllerUser)),
 		same("system:kube-dns", account("kube-dns")),
 		same("system:kube-scheduler", user(api.SchedulerUser)),
@@ -60,7 +61,7 @@ func role(namespace, name string, rules ...rbac.PolicyRule) *rbac.Role {
 func roles() []*rbac.Role {
 	const sys = api.NamespaceSystem
 	leader := func(name string) *rbac.Role {
-		return role(sys, "system::leader-locking-"+name, can("watch", "core", "configmaps"), named(can("get update", "core", "configmaps"), name))
+		return role(sys, "system::leader-locking-"+name, can("create update "+read, "coordination.k8s.io", "leasecandidates leases"))
 	}
 	return []*rbac.Role{
 		role(sys, "extension-apiserver-authentication-reader", named(can(read, "core", "configmaps"), authenticationConfigMap)),
@@ -83,7 +84,7 @@ func roleBindings() []*rbac.RoleBinding {
 	const sys = api.NamespaceSystem
 	out := []*rbac.RoleBinding{
 		roleBinding(sys, "system::extension-apiserver-authentication-reader", "extension-apiserver-authentication-reader", user(api.ControllerUser), user(api.SchedulerUser)),
-		roleBinding(sys, "system::leader-locking-kube-controller-manager", "system::leader-locking-kube-controller-manager", user(api.ControllerUser), account("kube-controller-manager")),
+		roleBinding(sys, "system::leader-locking-kube-controller-manager", "system::leader-locking-kube-controller-manager", user(api.ControllerUser), account("kube-controller-manager"), account("leader-election-controller")),
 		roleBinding(sys, "system::leader-locking-kube-scheduler", "system::leader-locking-kube-scheduler", user(api.SchedulerUser), account("kube-scheduler")),
 		roleBinding(api.NamespacePublic, controllerPrefix+"bootstrap-signer", controllerPrefix+"bootstrap-signer", account("bootstrap-signer")),
 	}

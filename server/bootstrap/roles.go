@@ -139,12 +139,13 @@ func systemRoles() []*rbac.ClusterRole {
 		clusterRole("system:heapster",
 			can(read, "core", "events namespaces nodes pods"),
 			can(read, "extensions", "deployments")),
+		clusterRole("system:cluster-trust-bundle-discovery", can(read, "certificates.k8s.io", "clustertrustbundles")),
 		clusterRole("system:kube-aggregator", can(read, "core", "endpoints services")),
 		clusterRole("system:kube-dns", can("list watch", "core", "endpoints services")),
 		clusterRole("system:kubelet-api-admin",
 			can(read, "core", "nodes"),
 			can("proxy", "core", "nodes"),
-			can("*", "core", "nodes/checkpoint nodes/configz nodes/healthz nodes/log nodes/metrics nodes/pods nodes/proxy nodes/stats")),
+			can("*", "core", "nodes/configz nodes/healthz nodes/log nodes/metrics nodes/pods nodes/proxy nodes/stats")),
 	}
 }
 
@@ -194,12 +195,13 @@ func nodeRole() *rbac.ClusterRole {
 		can("create delete get patch update", "coordination.k8s.io", "leases"),
 		can("get", "storage.k8s.io", "volumeattachments"),
 		can("create", "core", "serviceaccounts/token"),
+		can("get", "core", "serviceaccounts"),
 		can("get patch update", "core", "persistentvolumeclaims/status"),
 		can(read, "storage.k8s.io", "csidrivers"),
 		can("create delete get patch update", "storage.k8s.io", "csinodes"),
 		can(read, "node.k8s.io", "runtimeclasses"),
 		can("get", "resource.k8s.io", "resourceclaims"),
-		can("create delete deletecollection patch update "+read, "resource.k8s.io", "resourceslices"),
+		can("deletecollection", "resource.k8s.io", "resourceslices"),
 	)
 }
 
@@ -207,12 +209,13 @@ func schedulerRole() *rbac.ClusterRole {
 	return clusterRole("system:kube-scheduler",
 		events,
 		can("create", "coordination.k8s.io", "leases"),
-		named(can("get update", "coordination.k8s.io", "leases"), "kube-scheduler"),
-		can("create", "coordination.k8s.io", "leasecandidates"),
+		named(can("update "+read, "coordination.k8s.io", "leases"), "kube-scheduler"),
+		can(both, "coordination.k8s.io", "leasecandidates"),
 		can(read, "core", "nodes"),
 		can("delete "+read, "core", "pods"),
 		can("create", "core", "bindings pods/binding"),
 		can("patch update", "core", "pods/status"),
+		can("update", "core", "pods/finalizers"),
 		can(read, "core", "replicationcontrollers services"),
 		can(read, "apps extensions", "replicasets"),
 		can(read, "apps", "statefulsets"),
@@ -225,9 +228,10 @@ func schedulerRole() *rbac.ClusterRole {
 		can(read, "storage.k8s.io", "csidrivers"),
 		can(read, "storage.k8s.io", "csistoragecapacities"),
 		can(read, "storage.k8s.io", "volumeattachments"),
-		can(read, "resource.k8s.io", "deviceclasses resourceslices"),
-		can(read+" patch update", "resource.k8s.io", "resourceclaims"),
-		can("patch update", "resource.k8s.io", "resourceclaims/status"),
+		can(read, "resource.k8s.io", "deviceclasses devicetaintrules resourceslices"),
+		can("create delete patch update "+read, "resource.k8s.io", "resourceclaims"),
+		can("patch update "+read, "resource.k8s.io", "resourceclaims/status"),
+		can("patch update", "resource.k8s.io", "resourceclaims/binding"),
 	)
 }
 
