@@ -18,6 +18,7 @@ func podRow() Resource {
 		Default: defaults.Pod, Columns: columns.Pod(), ReturnDeleted: true,
 		Validate: validate.Pod, ValidateUpdate: validate.PodUpdate, ValidateStatus: validate.PodStatus, Warn: validate.PodWarnings,
 		PrepareCreate: newPod,
+		PrepareUpdate: keepDevices,
 		PrepareStatus: keepPodFacts,
 		Grace:         podGrace,
 		Subs: map[string]Sub[core.Pod]{
@@ -58,6 +59,23 @@ func newPod(o *core.Pod) {
 		}}
 	}
 	matchKeysToSelectors(o)
+	keepDevices(o, &core.Pod{})
+}
+
+// keepDevices keeps what the binding said of devices: who could write it could make the
+// scheduler take a device for free, or for held.
+func keepDevices(o, old *core.Pod) {
+	was, bound := old.Annotations[api.AnnotationDevices]
+	switch is, said := o.Annotations[api.AnnotationDevices]; {
+	case said == bound && is == was:
+	case !bound:
+		delete(o.Annotations, api.AnnotationDevices)
+	default:
+		if o.Annotations == nil {
+			o.Annotations = map[string]string{}
+		}
+		o.Annotations[api.AnnotationDevices] = was
+	}
 }
 
 // matchKeysToSelectors writes matchLabelKeys and mismatchLabelKeys of pod
@@ -101,8 +119,9 @@ func require(s *metav1.LabelSelector, labels map[string]string, keys []string, o
 }
 
 // keepPodFacts keeps what a node must not change through the status: who owns
-// the pod, and its service class.
+// the pod, its service class, and the devices that it was bound with.
 func keepPodFacts(o, old *core.Pod) {
+	keepDevices(o, old)
 	o.OwnerReferences = old.OwnerReferences
 	if o.Status.QOSClass == "" {
 		o.Status.QOSClass = old.Status.QOSClass
