@@ -25,6 +25,7 @@ import (
 	"orch/server/controllers/nodelife"
 	"orch/server/controllers/podgc"
 	"orch/server/controllers/replicaset"
+	"orch/server/controllers/resourceclaim"
 	"orch/server/controllers/rootca"
 	"orch/server/controllers/serviceaccount"
 	"orch/server/controllers/statefulset"
@@ -88,8 +89,9 @@ func Specs(d Deps) ([]reconcile.Spec, error) {
 		nodelife.Specs(nodelife.Deps{Client: c, Events: rec, Now: now}),
 		podgc.Specs(podgc.Deps{Client: c, Now: now}),
 		eventttl.Specs(eventttl.Deps{Client: c, Now: now}),
-		// Storage.
+		// Storage and devices.
 		volumeprotection.Specs(c),
+		resourceclaim.Specs(resourceclaim.Deps{Client: c, Events: rec}),
 		// Namespaces and what is in them.
 		serviceaccount.Specs(c),
 		rootca.Specs(c, d.RootCA),
