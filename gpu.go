@@ -87,7 +87,7 @@ func newGPUs(c nodeConfig, imageFile func(ctx context.Context, ref, path string,
 		return nil, err
 	}
 	g.provider, err = gpus.New(gpus.Config{
-		Look: g.look, Changes: g.inventory.Subscribe, Share: sharing, Files: g.files, Processes: g.processes,
+		Look: g.look, Changes: g.inventory.Subscribe, Share: sharing, Files: g.files, Use: g.use,
 		ImageCache: func(ctx context.Context, i engine.Image) ([]byte, error) {
 			return imageFile(ctx, i.ID, "/etc/ld.so.cache", maxLoaderCache)
 		},
@@ -229,8 +229,13 @@ func (g *nodeGPUs) figures(ctx context.Context) ([]device.Figures, error) {
 	return f, g.inventory.Observe(ctx, f)
 }
 
-func (g *nodeGPUs) processes(ctx context.Context, card string) ([]device.Process, error) {
-	return g.driver.Processes(ctx, card)
+func (g *nodeGPUs) use(ctx context.Context, card string) ([]device.Figures, []device.Process, error) {
+	f, err := g.driver.Figures(ctx, card)
+	if err != nil {
+		return nil, nil, err
+	}
+	p, err := g.driver.Processes(ctx, card)
+	return f, p, err
 }
 
 // record is the machine as it answers now, for a bug report.

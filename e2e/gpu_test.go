@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -8,7 +9,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -204,7 +204,12 @@ func TestGPUShares(t *testing.T) {
 	equal(t, "capabilities", fmt.Sprint(len(strings.Fields(c.Exec("slice", "ls", "/dev/nvidia-caps").Stdout))), "2")
 	contains(t, c.Exec("slice", "sh", "-c", "echo $NVIDIA_VISIBLE_DEVICES").Stdout, "MIG-")
 	c.K("delete", "pod", "slice", "--grace-period=0", "--force")
-	time.Sleep(time.Second)
+	c.Eventually(patience, "the slice is given back", func() error {
+		if out := h.Orch(nil, "gpu", "status", "--kubeconfig", h.Kubeconfig()).Both(); strings.Contains(out, c.ns+"/slice") {
+			return errors.New(out)
+		}
+		return nil
+	})
 	t.Run("a configuration that is wrong is refused", func(t *testing.T) {
 		writeFile(t, config, "version: v1\nsharing: {timeSlicing: {resources: [{name: nvidia.com/gpu, replicas: 1}]}}\n")
 		out := h.For(t).Orch(nil, "server", "--data-dir", t.TempDir(), "--https-listen-port", "7443", "--node-ip", h.IP.String(), "--gpu-config", config)

@@ -18,6 +18,7 @@ import (
 	"orch/gpu/cdi"
 	"orch/gpu/cdi/ldcache"
 	"orch/gpu/device"
+	"orch/gpu/health"
 	"orch/runtime/engine"
 )
 
@@ -73,29 +74,26 @@ func (g *GPUs) Edits(ctx context.Context, c host.DeviceHolder, resource string, 
 	return out, nil
 }
 
-// handOver refuses a device on which a process still computes: the last holder's, or
-// one of the host's. It is asked again with the container's back-off.
+// handOver refuses a device on which a process still computes, the last holder's or one of
+// the host's, or whose memory a zombie keeps. It is asked again with the container's back-off.
 func (g *GPUs) handOver(ctx context.Context, m device.Machine, uuid string) error {
-	if g.config.Processes == nil {
+	if g.config.Use == nil {
 		return nil
 	}
 	card, gi := uuid, -1
 	if d, ok := m.MIGDevice(uuid); ok {
 		card, gi = d.Parent, d.GI
 	}
-	list, err := g.config.Processes(ctx, card)
+	figures, processes, err := g.config.Use(ctx, card)
 	if err != nil {
 		return nil // health has been told, or there is no way to know: the ledger alone decides
 	}
-	for _, p := range list {
-		if p.Kind == device.ProcessGraphics || gi >= 0 && (p.GI == nil || *p.GI != gi) {
-			continue
-		}
-		size := "an unknown amount"
-		if p.UsedBytes != nil {
-			size = fmt.Sprintf("%d MiB", *p.UsedBytes>>20)
-		}
-		return fmt.Errorf("GPU %s is not free: process %d still holds %s of its memory", uuid, p.PID, size)
+	var own device.Figures
+	if i := slices.IndexFunc(figures, func(f device.Figures) bool { return f.UUID == uuid }); i >= 0 {
+		own = figures[i]
+	}
+	if why, clean := health.HandOver(own, health.Within(processes, gi)); !clean {
+		return fmt.Errorf("GPU %s is not free: %s", uuid, why)
 	}
 	return nil
 }

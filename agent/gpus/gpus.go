@@ -53,8 +53,8 @@ type Config struct {
 	Share   share.Config
 	// Files finds the driver's files for containers.
 	Files func(m device.Machine) (cdi.Files, error)
-	// Processes lists who holds memory of a card; nil where nobody can tell.
-	Processes func(ctx context.Context, card string) ([]device.Process, error)
+	// Use is how much of a card and its MIG devices is in use, and by whom; nil where nobody can tell.
+	Use func(ctx context.Context, card string) ([]device.Figures, []device.Process, error)
 	// ImageCache reads the loader's cache of an image; engine.ErrNotFound if it has none.
 	ImageCache func(ctx context.Context, i engine.Image) ([]byte, error)
 	// DevRoot is where the device nodes of the host begin; empty is "/".

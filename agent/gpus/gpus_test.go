@@ -33,6 +33,7 @@ type rig struct {
 	machine   device.Machine
 	ill       map[string]bool
 	processes []device.Process
+	figures   []device.Figures
 	image     []byte // its loader cache; nil: none
 	changes   chan struct{}
 }
@@ -54,8 +55,8 @@ func newRig(t testing.TB, machine string, s share.Config) *rig {
 		Files: func(m device.Machine) (cdi.Files, error) {
 			return cdi.Files{Version: m.Driver.Version, Arch: "amd64", Libraries: []cdi.File{{Path: "/usr/lib64/libcuda.so.580", Of: cdi.Compute, Links: []string{"libcuda.so.1"}}}}, nil
 		},
-		Processes: func(_ context.Context, card string) ([]device.Process, error) {
-			return slices.DeleteFunc(slices.Clone(r.processes), func(p device.Process) bool { return p.UUID != card }), nil
+		Use: func(_ context.Context, card string) ([]device.Figures, []device.Process, error) {
+			return r.figures, slices.DeleteFunc(slices.Clone(r.processes), func(p device.Process) bool { return p.UUID != card }), nil
 		},
 		ImageCache: func(context.Context, engine.Image) ([]byte, error) {
 			if r.image == nil {
@@ -160,6 +161,22 @@ func TestHandOver(t *testing.T) {
 		t.Errorf("error is %v, want %q", err, want)
 	}
 	r.processes = r.processes[:1]
+	if _, err := r.edits(t, p); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestZombieAtHandOver: memory of the last holder that no process answers for keeps the
+// card, and only that, from the next pod.
+func TestZombieAtHandOver(t *testing.T) {
+	r := newRig(t, "h100-8", share.Config{})
+	r.figures = []device.Figures{{UUID: r.machine.GPUs[0].UUID, Values: map[device.Figure]float64{device.FBUsedBytes: 50 << 30}}}
+	p := podWith("a", share.GPU, 8)
+	_, err := r.edits(t, p)
+	if err == nil || !strings.Contains(err.Error(), "GPU "+r.machine.GPUs[0].UUID+" is not free: 51200 MiB of its memory are in use although no process holds it") {
+		t.Errorf("error is %v", err)
+	}
+	r.figures[0].Values[device.FBUsedBytes] = 4 << 20
 	if _, err := r.edits(t, p); err != nil {
 		t.Error(err)
 	}

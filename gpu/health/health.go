@@ -28,6 +28,7 @@ package health
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"orch/gpu/device"
@@ -192,14 +193,31 @@ type Reading struct {
 // maxIdleBytes is what the driver itself may use of an idle card beside the reserved part.
 const maxIdleBytes = 512 << 20
 
+// Within are the processes on a unit, of those on its card: all for the card (gi below 0),
+// those of the GPU instance for a MIG device.
+func Within(onCard []device.Process, gi int) []device.Process {
+	return slices.DeleteFunc(slices.Clone(onCard), func(p device.Process) bool { return gi >= 0 && (p.GI == nil || *p.GI != gi) })
+}
+
 // HandOver tells whether a unit that nobody should hold can be given on, and why not:
-// a process that is still there, or memory that a zombie keeps.
+// a process that still computes on it, or memory that a zombie keeps. A screen's is no
+// pod's, and explains what memory is in use.
 func HandOver(f device.Figures, processes []device.Process) (why string, clean bool) {
 	if f.Problem != nil {
 		return f.Problem.Error(), false
 	}
+	for _, p := range processes {
+		if p.Kind == device.ProcessGraphics {
+			continue
+		}
+		size := "an unknown amount"
+		if p.UsedBytes != nil {
+			size = fmt.Sprintf("%d MiB", *p.UsedBytes>>20)
+		}
+		return fmt.Sprintf("process %d still holds %s of its memory", p.PID, size), false
+	}
 	if len(processes) > 0 {
-		return fmt.Sprintf("process %d still holds it", processes[0].PID), false
+		return "", true
 	}
 	if used, ok := f.Get(device.FBUsedBytes); ok && used > maxIdleBytes {
 		return fmt.Sprintf("%.0f MiB of its memory are in use although no process holds it", used/(1<<20)), false

@@ -111,11 +111,19 @@ func TestZombieKeepsACardBack(t *testing.T) {
 	if why, ok := HandOver(device.Figures{Values: map[device.Figure]float64{device.FBUsedBytes: 50 << 30}}, nil); ok || !strings.Contains(why, "although no process holds it") {
 		t.Errorf("50 GiB without a process: %q, %v", why, ok)
 	}
-	if why, ok := HandOver(device.Figures{}, []device.Process{{PID: 7}}); ok || why != "process 7 still holds it" {
+	if why, ok := HandOver(device.Figures{}, []device.Process{{PID: 7}}); ok || why != "process 7 still holds an unknown amount of its memory" {
 		t.Errorf("a process: %q, %v", why, ok)
 	}
 	if why, ok := HandOver(device.Figures{Values: map[device.Figure]float64{device.FBUsedBytes: 4 << 20}}, nil); !ok {
 		t.Errorf("an idle card: %q", why)
+	}
+	screen := []device.Process{{PID: 9, Kind: device.ProcessGraphics}}
+	if why, ok := HandOver(device.Figures{Values: map[device.Figure]float64{device.FBUsedBytes: 2 << 30}}, screen); !ok {
+		t.Errorf("a card with a screen: %q", why)
+	}
+	parts := []device.Process{{PID: 1, GI: new(1)}, {PID: 2, GI: new(2)}, {PID: 3}}
+	if got := Within(parts, 2); len(got) != 1 || got[0].PID != 2 || len(Within(parts, -1)) != 3 {
+		t.Errorf("on instance 2 are %v", got)
 	}
 }
 

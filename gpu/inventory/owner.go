@@ -444,7 +444,7 @@ func (o *owner) ask(g device.GPU, k Key, idle bool) health.Reading {
 	if err != nil {
 		r.Problem = asProblem(err)
 	}
-	r.Processes = slices.DeleteFunc(processes, func(p device.Process) bool { return k.GI >= 0 && (p.GI == nil || *p.GI != k.GI) })
+	r.Processes = health.Within(processes, k.GI)
 	return r
 }
 
