@@ -46,7 +46,7 @@ func Choose(m device.Machine, r Request) ([]Unit, error) {
 	case free[0].Replica >= 0 && r.OneOnly && r.Count > 1:
 		return nil, fmt.Errorf("request for '%s: %d' too large: maximum request size for shared resources is 1", r.Resource, r.Count)
 	}
-	slices.SortStableFunc(free, func(a, b Unit) int { return cmp.Or(cmp.Compare(a.index, b.index), cmp.Compare(a.Replica, b.Replica)) })
+	slices.SortStableFunc(free, func(a, b Unit) int { return cmp.Or(cmp.Compare(a.Order, b.Order), cmp.Compare(a.Replica, b.Replica)) })
 	switch {
 	case slices.ContainsFunc(free, func(u Unit) bool { return u.Replica >= 0 }):
 		return spread(free, r), nil

@@ -28,8 +28,9 @@ type Unit struct {
 	// Replica is n of UUID::n, -1 for a device that is not shared.
 	Replica int
 	NUMA    *int
-	// index keeps the order of the bus among equals.
-	index int
+	// Order is the place on the bus, which decides among equals: the card's index * 256,
+	// plus the index of a MIG device.
+	Order int
 }
 
 // Device is the UUID that the driver knows: the MIG device's, else the card's.
@@ -68,7 +69,7 @@ func usable(m device.Machine) []device.GPU {
 }
 
 func card(g device.GPU) []Unit {
-	return []Unit{{ID: g.UUID, Resource: share.GPU, Card: g.UUID, Replica: -1, NUMA: g.NUMANode, index: g.Index << 8}}
+	return []Unit{{ID: g.UUID, Resource: share.GPU, Card: g.UUID, Replica: -1, NUMA: g.NUMANode, Order: g.Index << 8}}
 }
 
 func parts(g device.GPU, name func(device.MIGDevice) string) []Unit {
@@ -77,7 +78,7 @@ func parts(g device.GPU, name func(device.MIGDevice) string) []Unit {
 		if d.UUID == "" || d.Problem != nil {
 			continue
 		}
-		out = append(out, Unit{ID: d.UUID, Resource: name(d), Card: g.UUID, MIG: d.UUID, Replica: -1, NUMA: g.NUMANode, index: g.Index<<8 + d.Index})
+		out = append(out, Unit{ID: d.UUID, Resource: name(d), Card: g.UUID, MIG: d.UUID, Replica: -1, NUMA: g.NUMANode, Order: g.Index<<8 + d.Index})
 	}
 	return out
 }
@@ -133,15 +134,26 @@ func shared(units []Unit, c share.Config) []Unit {
 			continue
 		}
 		for n := range r.Replicas {
-			s := u
-			s.ID, s.Resource, s.Replica = u.ID+"::"+strconv.Itoa(n), r.As, n
+			s := u.Share(n)
+			s.Resource = r.As
 			out = append(out, s)
 		}
 	}
-	slices.SortStableFunc(out, func(a, b Unit) int {
-		return cmp.Or(strings.Compare(a.Resource, b.Resource), cmp.Compare(a.index, b.index), cmp.Compare(a.Replica, b.Replica))
-	})
+	Sort(out)
 	return out
+}
+
+// Share is the n-th share of a device.
+func (u Unit) Share(n int) Unit {
+	u.ID, u.Replica = u.Device()+"::"+strconv.Itoa(n), n
+	return u
+}
+
+// Sort puts units into the order of Offer.
+func Sort(units []Unit) {
+	slices.SortStableFunc(units, func(a, b Unit) int {
+		return cmp.Or(strings.Compare(a.Resource, b.Resource), cmp.Compare(a.Order, b.Order), cmp.Compare(a.Replica, b.Replica))
+	})
 }
 
 // picks tells whether the device in that place of its resource is one of the shared.
@@ -149,9 +161,9 @@ func picks(r share.Replication, u Unit, place int) bool {
 	if r.First > 0 {
 		return place < r.First
 	}
-	index := strconv.Itoa(u.index >> 8)
+	index := strconv.Itoa(u.Order >> 8)
 	if u.MIG != "" {
-		index += ":" + strconv.Itoa(u.index&0xff)
+		index += ":" + strconv.Itoa(u.Order&0xff)
 	}
 	return r.Devices == nil || slices.Contains(r.Devices, index) || slices.Contains(r.Devices, u.Device())
 }
