@@ -1,8 +1,9 @@
-// Package share reads how a node's GPUs are to be shared: NVIDIA's sharing
-// configuration file (version v1 of its device plugin), so that a file that people
-// have goes on meaning the same. It owns that form, its rules and the names of
-// resources; it refuses to know which devices there are (gpu/alloc) and how a limit
-// is enforced. Start reading at Config, then Parse.
+// Package share says how GPUs are shared, in two ways. Of a node: NVIDIA's sharing
+// configuration file (version v1 of its device plugin), so that a file that people have
+// goes on meaning the same. Of a pod: parts of cards, in HAMi's resources and KAI's
+// annotations, which are one Request here. It owns those forms, their rules and the names
+// of resources; it refuses to know which devices there are (gpu/alloc) and how a limit is
+// enforced. Start reading at Config and Parse, then Request and Normalize (request.go).
 package share
 
 import (
@@ -178,9 +179,9 @@ func (r replication) read(rename bool) (Replication, error) {
 	case r.Rename == "":
 		out.As = out.Name
 	}
-	for field, name := range map[string]string{"name": out.Name, "rename": out.As} {
-		if err := checkName(name); err != nil {
-			return out, fmt.Errorf("%s: %w", field, err)
+	for _, field := range []struct{ name, value string }{{"name", out.Name}, {"rename", out.As}} {
+		if err := checkName(field.value); err != nil {
+			return out, fmt.Errorf("%s: %w", field.name, err)
 		}
 	}
 	if r.Replicas < 2 || r.Replicas > maxReplicas {
