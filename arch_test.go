@@ -38,7 +38,7 @@ var importTable = []struct {
 	{"server/backend", []string{"api"}},
 	{"server/aggregator", []string{"api", "server/backend", "server/registry"}},
 	{"server/access", []string{"api", "server/registry", "server/pki", "server/audit"}},
-	{"server/admission", []string{"api", "server/registry", "server/access", "server/allocate", "server/pki", "server/defaults", "server/expression", "server/apply", "server/webhook"}},
+	{"server/admission", []string{"api", "gpu/share", "server/registry", "server/access", "server/allocate", "server/pki", "server/defaults", "server/expression", "server/apply", "server/webhook"}},
 	{"server/audit", []string{"api", "server/registry"}},
 	{"server/encryption", []string{"api", "server/registry"}},
 	{"server/allocate", []string{"api"}},

@@ -157,6 +157,7 @@ func (l *List) steps() []step {
 		{name: "Priority", kinds: []*api.Facts{api.Pods.Facts, api.PriorityClasses.Facts}, admit: l.priority, validate: l.priorityClass},
 		{name: "DefaultTolerationSeconds", kinds: pods, admit: l.defaultTolerations},
 		{name: "StorageObjectInUseProtection", kinds: volumes, admit: l.inUseProtection},
+		{name: "GPUShares", kinds: pods, admit: l.gpuShares, validate: l.gpuSharesCheck},
 		{name: "ExtendedResourceToleration", optional: true, kinds: pods, admit: l.tolerateExtended},
 		{name: "OwnerReferencesPermissionEnforcement", optional: true, validate: l.ownerPermission},
 		{name: "DefaultStorageClass", kinds: claims, admit: l.defaultStorageClass},
