@@ -154,7 +154,7 @@ func ChooseShares(m device.Machine, r ShareRequest) ([]string, error) {
 		return nil, shortage(m, r, used, len(places))
 	}
 	slices.SortStableFunc(places, func(a, b place) int {
-		return cmp.Or(first(a.spare, b.spare), first(a.shared, b.shared), cmp.Compare(a.leftMiB, b.leftMiB), cmp.Compare(a.unit.index, b.unit.index))
+		return cmp.Or(first(a.spare, b.spare), first(a.shared, b.shared), cmp.Compare(a.leftMiB, b.leftMiB), cmp.Compare(a.unit.Order, b.unit.Order))
 	})
 	begun := 0
 	for begun < r.Want.Cards && (places[begun].spare || places[begun].shared) {
@@ -201,7 +201,7 @@ func fresh(m device.Machine, places []place, n int) []place {
 	for _, p := range alike {
 		units = append(units, p.unit)
 	}
-	slices.SortStableFunc(units, func(a, b Unit) int { return cmp.Compare(a.index, b.index) })
+	slices.SortStableFunc(units, func(a, b Unit) int { return cmp.Compare(a.Order, b.Order) })
 	for _, u := range near(m, units, n-begin) {
 		out = append(out, alike[slices.IndexFunc(alike, func(p place) bool { return p.unit.ID == u.ID })])
 	}
