@@ -29,6 +29,7 @@ import (
 	"orch/server/controllers/rootca"
 	"orch/server/controllers/serviceaccount"
 	"orch/server/controllers/statefulset"
+	"orch/server/controllers/storagemigration"
 	"orch/server/controllers/ttlafterfinished"
 	"orch/server/controllers/volumeprotection"
 )
@@ -49,10 +50,11 @@ type Deps struct {
 	// never does.
 	Kinds   func() []*api.Facts
 	Changed func() <-chan struct{}
-	// Others hold the objects of further kinds, Owned as the garbage collector sees them;
-	// nil for none.
-	Others namespace.Others
-	Owned  garbage.Others
+	// Others hold the objects of further kinds, Owned as the garbage collector sees them,
+	// Migrated as the storage version migrator does; nil for none.
+	Others   namespace.Others
+	Owned    garbage.Others
+	Migrated storagemigration.Others
 	// Now is the clock; nil means the real one.
 	Now func() time.Time
 }
@@ -92,6 +94,7 @@ func Specs(d Deps) ([]reconcile.Spec, error) {
 		// Storage and devices.
 		volumeprotection.Specs(c),
 		resourceclaim.Specs(resourceclaim.Deps{Client: c, Events: rec}),
+		storagemigration.Specs(storagemigration.Deps{Client: c, Kinds: d.Kinds, Changed: d.Changed, Others: d.Migrated, Now: now}),
 		// Namespaces and what is in them.
 		serviceaccount.Specs(c),
 		rootca.Specs(c, d.RootCA),

@@ -1,5 +1,6 @@
 // Package upkeep holds the controllers that need what access and pki know: they
-// sum up aggregated roles, approve and sign certificate requests, fill the secrets
+// sum up aggregated roles, approve and sign certificate requests and delete old ones, publish
+// the API server's authority as a trust bundle, fill the secrets
 // of long-lived tokens and clear away those that nobody uses, delete bootstrap tokens that are over and sign cluster-info with
 // the others, and forget the passwords of deleted nodes. Everything else
 // that is a controller is in server/controllers.
@@ -33,6 +34,8 @@ func Specs(d Deps) []reconcile.Spec {
 		approval(d),
 		signing(d),
 		requestCleanup(d),
+		podRequestCleanup(d),
+		trustBundle(d),
 		tokenSecrets(d),
 		legacyCleaner(d),
 		nodePasswords(d),
