@@ -85,7 +85,9 @@ func TestStorageVersionMigration(t *testing.T) {
 		return `"versions":[` + strings.Join(out, ",") + `]`
 	}
 	setUp(t, admin, [2]string{crdPath, `{"metadata":{"name":"things.x.io"},"spec":{"group":"x.io","scope":"Namespaced","names":{"plural":"things","kind":"Thing"},` + versions("v1") + `}}`})
-	definition := func() []string { return client.Cached(c, api.CustomResourceDefinitions, "", "things.x.io").Status.StoredVersions }
+	definition := func() []string {
+		return client.Cached(c, api.CustomResourceDefinitions, "", "things.x.io").Status.StoredVersions
+	}
 	for i := range 5 {
 		waitFor(t, "a thing to be taken", func() bool {
 			code, _ := admin.do("POST", "/apis/x.io/v1/namespaces/default/things", fmt.Sprintf(`{"apiVersion":"x.io/v1","kind":"Thing","metadata":{"name":"t%d"}}`, i))
@@ -160,4 +162,3 @@ func TestServingTrustBundle(t *testing.T) {
 		t.Errorf("a service account may read bundles: %d %s", code, m)
 	}
 }
-
