@@ -1,16 +1,19 @@
 package devices
 
 import (
+	"encoding/json"
 	"fmt"
 	"maps"
 	"slices"
 
 	core "k8s.io/api/core/v1"
+
+	"orch/api"
+	"orch/gpu/alloc"
 )
 
-// Admit gives a pod what its containers ask for. Containers that have ended before
-// others start (init containers without a restart policy of their own) pass their
-// devices on, as upstream's kubelet does.
+// Admit gives a pod what its containers ask for: the devices that the scheduler named
+// with the binding, else those that their provider chooses.
 func (m *Manager) Admit(pod *core.Pod) error {
 	if !asks(pod) {
 		return nil
@@ -24,28 +27,42 @@ func (m *Manager) Admit(pod *core.Pod) error {
 	if _, ok := now.Pods[pod.UID]; ok {
 		return nil
 	}
-	a := allocation{offer: offer, busy: now.busy(offer), mine: podDevices{Namespace: pod.Namespace, Name: pod.Name, Containers: map[string]map[string][]string{}}, spare: map[string][]string{}}
+	named, err := namedIn(pod)
+	if err != nil {
+		return fmt.Errorf("Allocate failed due to %w, which is unexpected", err)
+	}
+	a := allocation{offer: offer, busy: now.busy(offer), named: named}
 	for part := range reserved {
 		a.busy.parts[part] = false
 	}
-	for _, c := range pod.Spec.InitContainers {
-		lasting := c.RestartPolicy != nil && *c.RestartPolicy == core.ContainerRestartPolicyAlways
-		if err := a.give(&c, !lasting); err != nil {
-			return err
-		}
-	}
-	for _, c := range pod.Spec.Containers {
-		if err := a.give(&c, false); err != nil {
-			return err
-		}
-	}
-	if len(a.mine.Containers) == 0 {
-		return nil
+	// What nobody offers is only a number on the node.
+	given, err := alloc.Walk(alloc.Asks(pod, func(name string) bool { _, ok := offer[name]; return ok && extended(core.ResourceName(name)) }), a.pick)
+	if err != nil || len(given) == 0 {
+		return err
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	// Meanwhile others could only give back.
-	return m.writeLocked(m.ledger.with(pod.UID, a.mine))
+	return m.writeLocked(m.ledger.with(pod.UID, podDevices{Namespace: pod.Namespace, Name: pod.Name, Containers: given}))
+}
+
+// maxNamed bounds the annotation that is read.
+const maxNamed = 256 << 10
+
+// namedIn are the devices that the scheduler chose, by container and resource.
+func namedIn(pod *core.Pod) (alloc.Given, error) {
+	text, ok := pod.Annotations[api.AnnotationDevices]
+	if !ok || text == "" {
+		return nil, nil //nolint:nilnil // nobody chose
+	}
+	var out alloc.Given
+	if len(text) > maxNamed {
+		return nil, fmt.Errorf("the annotation %s having %d bytes, %d are the most", api.AnnotationDevices, len(text), maxNamed)
+	}
+	if err := json.Unmarshal([]byte(text), &out); err != nil {
+		return nil, fmt.Errorf("the annotation %s being unreadable: %w", api.AnnotationDevices, err)
+	}
+	return out, nil
 }
 
 // asks tells whether the pod wants anything that could be a device.
@@ -136,81 +153,79 @@ func (b *busy) free(resource string, d Device) bool {
 type allocation struct {
 	offer map[string]offered
 	busy  busy
-	mine  podDevices
-	// spare are ids that ended containers pass on, by resource.
-	spare map[string][]string
+	named alloc.Given
 }
 
-// give adds a container's devices; passes tells that they are free for later containers.
-func (a *allocation) give(c *core.Container, passes bool) error {
-	for name, q := range c.Resources.Limits {
-		resource, n := string(name), int(q.Value())
-		o, offered := a.offer[resource]
-		if !extended(name) || n == 0 || !offered {
-			continue // a resource that is only a number on the node
-		}
-		ids, err := a.pick(resource, o, n)
-		if err != nil {
-			return err
-		}
-		if a.mine.Containers[c.Name] == nil {
-			a.mine.Containers[c.Name] = map[string][]string{}
-		}
-		a.mine.Containers[c.Name][resource] = ids
-		a.note(resource, o, ids, passes)
+// pick chooses devices for a container that has some already.
+func (a *allocation) pick(by alloc.Ask, want alloc.Want, has []string) (ids []string, err error) {
+	o := a.offer[want.Resource]
+	if named, ok := a.named[by.Container][want.Resource]; ok {
+		ids, err = a.obey(o, want, named, has)
+	} else {
+		ids, err = a.choose(o, want, has)
 	}
-	return nil
-}
-
-// pick takes spare devices first, the rest from what is free.
-func (a *allocation) pick(resource string, o offered, n int) ([]string, error) {
-	spare := a.spare[resource]
-	ids := slices.Clone(spare[:min(n, len(spare))])
-	if len(ids) == n {
-		return ids, nil
-	}
-	var free []string
-	parts, healthy := map[string]bool{}, false
-	for _, d := range o.devices {
-		healthy = healthy || d.Healthy
-		if a.busy.free(resource, d) && (d.Shared || !parts[d.Part]) {
-			free = append(free, d.ID)
-			parts[d.Part] = true
-		}
-	}
-	want := n - len(ids)
-	switch {
-	case !healthy:
-		return nil, fmt.Errorf("Allocate failed due to no healthy devices present; cannot allocate unhealthy devices %s, which is unexpected", resource)
-	case len(free) < want:
-		return nil, fmt.Errorf("Allocate failed due to requested number of devices unavailable for %s. Requested: %d, Available: %d, which is unexpected", resource, want, len(free))
-	}
-	more, err := o.provider.Choose(Choice{Resource: resource, Count: want, Free: free, Must: ids, Held: a.busy.ids[resource]})
 	if err != nil {
 		return nil, fmt.Errorf("Allocate failed due to %w, which is unexpected", err)
 	}
-	// A choice of less than was asked for, or of what is not free, is filled up, as upstream does.
-	for _, id := range slices.Concat(more, free) {
-		if len(ids) < n && slices.Contains(free, id) && !slices.Contains(ids, id) {
-			ids = append(ids, id)
-		}
+	for _, id := range ids {
+		a.busy.ids[want.Resource] = append(a.busy.ids[want.Resource], id)
+		i := slices.IndexFunc(o.devices, func(d Device) bool { return d.ID == id })
+		a.busy.take(o.devices[i])
 	}
 	return ids, nil
 }
 
-func (a *allocation) note(resource string, o offered, ids []string, passes bool) {
-	for _, id := range ids {
-		if slices.Contains(a.spare[resource], id) {
-			if !passes {
-				a.spare[resource] = slices.DeleteFunc(a.spare[resource], func(s string) bool { return s == id })
-			}
+// obey takes the devices that the scheduler named, if they can be had.
+func (a *allocation) obey(o offered, want alloc.Want, named, has []string) ([]string, error) {
+	var out []string
+	for _, id := range named {
+		if slices.Contains(has, id) || slices.Contains(out, id) {
 			continue
 		}
-		a.busy.ids[resource] = append(a.busy.ids[resource], id)
 		i := slices.IndexFunc(o.devices, func(d Device) bool { return d.ID == id })
-		a.busy.take(o.devices[i])
-		if passes {
-			a.spare[resource] = append(a.spare[resource], id)
+		switch {
+		case i < 0:
+			return nil, fmt.Errorf("device %s of %s, which the scheduler chose, not being on this node", id, want.Resource)
+		case !o.devices[i].Healthy:
+			return nil, fmt.Errorf("device %s of %s, which the scheduler chose, not being healthy", id, want.Resource)
+		case !a.busy.free(want.Resource, o.devices[i]):
+			return nil, fmt.Errorf("device %s of %s, which the scheduler chose, being in use", id, want.Resource)
+		}
+		out = append(out, id)
+	}
+	if len(out) != want.Count {
+		return nil, fmt.Errorf("the scheduler having chosen %d devices of %s where %d are wanted", len(out)+len(has), want.Resource, want.Count+len(has))
+	}
+	return out, nil
+}
+
+// choose asks the provider for devices of what is free.
+func (a *allocation) choose(o offered, want alloc.Want, has []string) ([]string, error) {
+	var free []string
+	parts, healthy := map[string]bool{}, false
+	for _, d := range o.devices {
+		healthy = healthy || d.Healthy
+		if a.busy.free(want.Resource, d) && (d.Shared || !parts[d.Part]) {
+			free = append(free, d.ID)
+			parts[d.Part] = true
 		}
 	}
+	switch {
+	case !healthy:
+		return nil, fmt.Errorf("no healthy devices present; cannot allocate unhealthy devices %s", want.Resource)
+	case len(free) < want.Count:
+		return nil, fmt.Errorf("requested number of devices unavailable for %s. Requested: %d, Available: %d", want.Resource, want.Count, len(free))
+	}
+	more, err := o.provider.Choose(Choice{Resource: want.Resource, Count: want.Count, Free: free, Must: has, Held: a.busy.ids[want.Resource]})
+	if err != nil {
+		return nil, err
+	}
+	// A choice of less than was asked for, or of what is not free, is filled up, as upstream does.
+	var ids []string
+	for _, id := range slices.Concat(more, free) {
+		if len(ids) < want.Count && slices.Contains(free, id) && !slices.Contains(ids, id) {
+			ids = append(ids, id)
+		}
+	}
+	return ids, nil
 }

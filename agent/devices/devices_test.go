@@ -16,6 +16,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"orch/agent/host"
+	"orch/api"
 )
 
 // fake offers what it is told to, the first free ones first.
@@ -111,6 +112,43 @@ func TestAdmit(t *testing.T) {
 				t.Errorf("error is %v, want %q", last, tc.err)
 			}
 		})
+	}
+}
+
+// TestTheSchedulerChooses: the devices that the binding names are taken, or none.
+func TestTheSchedulerChooses(t *testing.T) {
+	for _, tc := range []struct {
+		name, annotation string
+		asks             []string
+		want, err        string
+	}{
+		{"what is named", `{"c0":{"nvidia.com/gpu":["GPU-3","GPU-1"]}}`, []string{"2"}, "b/c0=GPU-3+GPU-1", ""},
+		{"passed on", `{"c0":{"nvidia.com/gpu":["GPU-3"]},"c1":{"nvidia.com/gpu":["GPU-3","GPU-2"]}}`, []string{"init:1", "2"}, "b/c0=GPU-3 b/c1=GPU-3+GPU-2", ""},
+		{"nothing for this container", `{"other":{}}`, []string{"1"}, "b/c0=GPU-1", ""},
+		{"another number", `{"c0":{"nvidia.com/gpu":["GPU-3"]}}`, []string{"2"}, "", "the scheduler having chosen 1 devices of nvidia.com/gpu where 2 are wanted"},
+		{"one twice", `{"c0":{"nvidia.com/gpu":["GPU-3","GPU-3"]}}`, []string{"2"}, "", "the scheduler having chosen 1 devices of nvidia.com/gpu where 2 are wanted"},
+		{"one that is held", `{"c0":{"nvidia.com/gpu":["GPU-0"]}}`, []string{"1"}, "", "device GPU-0 of nvidia.com/gpu, which the scheduler chose, being in use"},
+		{"one for two containers", `{"c0":{"nvidia.com/gpu":["GPU-1"]},"c1":{"nvidia.com/gpu":["GPU-1"]}}`, []string{"1", "1"}, "", "device GPU-1 of nvidia.com/gpu, which the scheduler chose, being in use"},
+		{"one that is ill", `{"c0":{"nvidia.com/gpu":["GPU-4"]}}`, []string{"1"}, "", "device GPU-4 of nvidia.com/gpu, which the scheduler chose, not being healthy"},
+		{"one that is not there", `{"c0":{"nvidia.com/gpu":["GPU-9"]}}`, []string{"1"}, "", "device GPU-9 of nvidia.com/gpu, which the scheduler chose, not being on this node"},
+		{"nonsense", `[`, []string{"1"}, "", "the annotation orch.io/allocated-devices being unreadable: unexpected end of JSON input"},
+		{"an empty one", "", []string{"1"}, "b/c0=GPU-1", ""},
+	} {
+		f := &fake{map[string][]Device{gpu: cards(5)}}
+		f.devices[gpu][4].Healthy = false
+		m := manager(t, filepath.Join(t.TempDir(), "ledger"), f)
+		if err := m.Admit(pod("a", gpu, "1")); err != nil {
+			t.Fatal(err)
+		}
+		p := pod("b", gpu, tc.asks...)
+		p.Annotations = map[string]string{api.AnnotationDevices: tc.annotation}
+		err := m.Admit(p)
+		if want := "Allocate failed due to " + tc.err + ", which is unexpected"; err == nil && tc.err != "" || err != nil && err.Error() != want {
+			t.Errorf("%s: %v, want %s", tc.name, err, want)
+		}
+		if got := strings.TrimSpace(strings.TrimPrefix(held(m), "a/c0=GPU-0")); got != tc.want {
+			t.Errorf("%s: held are %q, want %q", tc.name, got, tc.want)
+		}
 	}
 }
 
