@@ -36,6 +36,9 @@ type cluster struct {
 	ready func(*core.Pod) bool
 }
 
+// devicesAtBinding says, on a pod, what the stand-in's binding says of devices.
+const devicesAtBinding = "test/devices"
+
 func start(t testing.TB) *cluster {
 	t.Helper()
 	slog.SetDefault(slog.New(slog.NewTextHandler(testLog{t}, &slog.HandlerOptions{Level: slog.LevelInfo})))
@@ -121,6 +124,9 @@ func (c *cluster) standIn() reconcile.Spec {
 			return reconcile.Result{}, nil
 		case p.Spec.NodeName == "":
 			b := &core.Binding{ObjectMeta: metav1.ObjectMeta{Namespace: p.Namespace, Name: p.Name}, Target: core.ObjectReference{Kind: "Node", Name: "n1"}}
+			if d := p.Annotations[devicesAtBinding]; d != "" {
+				b.Annotations = map[string]string{api.AnnotationDevices: d}
+			}
 			_, err := c.Create(ctx, client.Target{Kind: api.Pods.Facts, Namespace: p.Namespace, Name: p.Name, Subresource: "binding"}, b, metav1.CreateOptions{})
 			return reconcile.Result{}, err
 		case p.DeletionTimestamp != nil:

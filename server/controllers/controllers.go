@@ -14,6 +14,7 @@ import (
 	"orch/server/controllers/cronjob"
 	"orch/server/controllers/daemonset"
 	"orch/server/controllers/deployment"
+	"orch/server/controllers/devicetaint"
 	"orch/server/controllers/disruption"
 	"orch/server/controllers/endpoints"
 	"orch/server/controllers/endpointslice"
@@ -95,6 +96,7 @@ func Specs(d Deps) ([]reconcile.Spec, error) {
 		volumeprotection.Specs(c),
 		resourceclaim.Specs(resourceclaim.Deps{Client: c, Events: rec}),
 		storagemigration.Specs(storagemigration.Deps{Client: c, Kinds: d.Kinds, Changed: d.Changed, Others: d.Migrated, Now: now}),
+		devicetaint.Specs(devicetaint.Deps{Client: c, Events: rec, Now: now}),
 		// Namespaces and what is in them.
 		serviceaccount.Specs(c),
 		rootca.Specs(c, d.RootCA),
