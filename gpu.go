@@ -18,6 +18,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
+	"orch/agent"
 	"orch/agent/devices"
 	"orch/agent/gpus"
 	"orch/agent/plugins"
@@ -42,7 +43,7 @@ import (
 
 // gpuConfig is what a person may say about a node's GPUs.
 type gpuConfig struct {
-	GPUConfig, MIGConfig, GPUDriverRoot, GPUDevRoot, GPURecording, GPUMetrics string
+	GPUConfig, MIGConfig, GPUDriverRoot, GPUDevRoot, GPURecording, GPUMetrics, CDIDir string
 }
 
 func (c *gpuConfig) addFlags(f *pflag.FlagSet) {
@@ -52,6 +53,17 @@ func (c *gpuConfig) addFlags(f *pflag.FlagSet) {
 	f.StringVar(&c.GPUDevRoot, "gpu-dev-root", "", "folder whose dev has the GPUs' device nodes, if not /")
 	f.StringVar(&c.GPURecording, "gpu-recording", "", "file of a recorded machine that is played instead of this one's GPUs, to try things out")
 	f.StringVar(&c.GPUMetrics, "gpu-metrics-address", ":9400", "address of the GPU metrics, under the names of NVIDIA's DCGM exporter; they are served where there are GPUs")
+	f.StringVar(&c.CDIDir, "cdi-dir", "", "folder of the CDI file by which other container engines of this host give GPUs to containers (default /var/run/cdi)")
+}
+
+// complete fills in what was left open.
+func (c *gpuConfig) complete(dataDir string) {
+	if c.CDIDir == "" {
+		c.CDIDir = "/var/run/cdi"
+		if dataDir != agent.DefaultDataDir { // several nodes can live on one machine
+			c.CDIDir = filepath.Join(dataDir, "agent", "cdi")
+		}
+	}
 }
 
 // nodeGPUs is what a node has for its GPUs.
@@ -229,6 +241,15 @@ func (g *nodeGPUs) figures(ctx context.Context) ([]device.Figures, error) {
 	return f, g.inventory.Observe(ctx, f)
 }
 
+// publish keeps the CDI file. Pods do without it.
+func (g *nodeGPUs) publish(ctx context.Context) error {
+	if err := g.provider.Publish(ctx, g.config.CDIDir); err != nil {
+		g.log.Warn("no CDI file for other container engines", "err", err)
+	}
+	<-ctx.Done()
+	return nil
+}
+
 func (g *nodeGPUs) use(ctx context.Context, card string) ([]device.Figures, []device.Process, error) {
 	f, err := g.driver.Figures(ctx, card)
 	if err != nil {
@@ -291,7 +312,7 @@ func (g *nodeGPUs) run(ctx context.Context, c *client.Client, nodeName string) e
 	}
 	parts := []func(context.Context) error{
 		func(ctx context.Context) error { return g.partition(ctx, gpuNode{c, nodeName}, care.Event) },
-		g.inventory.Run, g.provider.Run, g.devices.Run, recorder.Run,
+		g.inventory.Run, g.provider.Run, g.publish, g.devices.Run, recorder.Run,
 		func(ctx context.Context) error { return g.plugins.run(ctx, care.Event) },
 		func(ctx context.Context) error { return g.provider.Tend(ctx, care, g.released) },
 		func(ctx context.Context) error { return g.page.Serve(ctx, g.config.GPUMetrics) },

@@ -51,8 +51,11 @@ func (c *nodeConfig) AddFlags(f *pflag.FlagSet) {
 // complete fills in what was left open. The node's first address is the one that
 // other nodes use.
 func (c *nodeConfig) complete() (err error) {
-	c.Config, err = c.Config.Complete()
-	return err
+	if c.Config, err = c.Config.Complete(); err != nil {
+		return err
+	}
+	c.gpuConfig.complete(c.DataDir)
+	return nil
 }
 
 // cluster is what a node must know of the cluster it is in.

@@ -152,6 +152,7 @@ func TestGPUs(t *testing.T) {
 		c.K("delete", "pod", "four", "three", "--grace-period=1")
 		c.Ready("five")
 	})
+	t.Run("other container engines", func(t *testing.T) { gpuByCDI(t, h.For(t), g) })
 	t.Run("metrics", func(t *testing.T) {
 		var page string
 		h.Eventually(patience, "the metrics are served", func() error {
@@ -167,6 +168,17 @@ func TestGPUs(t *testing.T) {
 		contains(t, page, `pod="one"`)
 		contains(t, page, "DCGM_FI_DEV_GPU_UTIL{gpu=\"0\",UUID=\""+g.GPUs[0].UUID)
 	})
+}
+
+// gpuByCDI: containerd's client, which is no kubelet, gives a card by the file that orch publishes.
+// The folder stands in for the machine's, which other tests use too.
+func gpuByCDI(t *testing.T, h *lab.Host, g gpuMachine) {
+	const script = `mkdir -p /var/run/cdi && mount --bind "$1/agent/cdi" /var/run/cdi && shift && exec "$@"`
+	out := h.Run("", "unshare", "--mount", "sh", "-c", script, "sh", h.Dir,
+		lab.Binary(), "ctr", "--address", filepath.Join(h.Dir, "agent", "run", "containerd", "containerd.sock"), "run", "--rm", "--device", "nvidia.com/gpu=2",
+		"docker.io/library/busybox:1.36", fmt.Sprintf("by-cdi-%d", os.Getpid()), "sh", "-c", "ls /dev; nvidia-smi; cat /usr/lib/x86_64-linux-gnu/libcuda.so.1; cat /dev/nvidia2")
+	contains(t, out.Both(), fmt.Sprintf("nvidia%d", *g.GPUs[2].Minor), "nvidia-uvm", "this is nvidia-smi", "libcuda of "+g.Driver.Version, "No such device or address")
+	equal(t, "cards", fmt.Sprint(cardNodes(out.Stdout)), "1")
 }
 
 func cardNodes(list string) int {

@@ -2,14 +2,19 @@ package cdi
 
 import (
 	"bytes"
+	"cmp"
 	"debug/elf"
 	"encoding/binary"
-	"encoding/json"
+	"os"
+	"path/filepath"
 	"reflect"
 	"slices"
 	"strings"
 	"testing"
 	"testing/fstest"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+	engines "tags.cncf.io/container-device-interface/pkg/cdi"
 
 	"orch/gpu/device"
 	"orch/gpu/fakenvml"
@@ -176,32 +181,75 @@ func TestCapabilities(t *testing.T) {
 	}
 }
 
+// TestSpec: the library that container engines read such files with takes ours, and what a
+// container gets by each name is what For says.
 func TestSpec(t *testing.T) {
-	for _, name := range []string{"h100-8", "h200-mig"} {
-		m := machine(t, name)
-		b, err := Spec(m, found(t, m))
+	for _, tc := range []struct {
+		machine string
+		names   []string // with the UUIDs' names in front
+	}{
+		{"h100-8", []string{"0", "1", "2", "3", "4", "5", "6", "7", "all"}},
+		{"h200-mig", []string{"0:0", "0:1", "0:2", "0:3", "all"}},
+	} {
+		m := machine(t, tc.machine)
+		b, err := Spec(m, found(t, m), "/dev-root")
 		if err != nil {
 			t.Fatal(err)
 		}
-		var s spec
-		if err := json.Unmarshal(b, &s); err != nil {
+		dir := t.TempDir()
+		if err := os.WriteFile(filepath.Join(dir, "orch.json"), b, 0o644); err != nil {
 			t.Fatal(err)
 		}
-		n := 1
+		cache, err := engines.NewCache(engines.WithAutoRefresh(false), engines.WithSpecDirs(dir))
+		if err != nil || len(cache.GetErrors()) > 0 {
+			t.Fatalf("%v, %v\n%s", err, cache.GetErrors(), b)
+		}
+		want, first := tc.names, ""
 		for _, g := range m.GPUs {
+			parts := []string{g.UUID}
 			if g.MIG.Enabled() {
-				n += 2 * len(g.MIGDevices())
-			} else {
-				n += 2
+				parts = nil
+				for _, d := range g.MIGDevices() {
+					parts = append(parts, d.UUID)
+				}
+			}
+			want = append(want, parts...)
+			first = cmp.Or(append([]string{first}, parts...)...)
+		}
+		for i := range want {
+			want[i] = Kind + "=" + want[i]
+		}
+		slices.Sort(want)
+		if got := cache.ListDevices(); !slices.Equal(got, want) {
+			t.Errorf("%s: devices are %v, want %v", tc.machine, got, want)
+		}
+		spec := &specs.Spec{}
+		if _, err := cache.InjectDevices(spec, Kind+"="+first); err != nil {
+			t.Fatal(err)
+		}
+		e, err := For(m, found(t, m), Request{Devices: []string{first}, Capabilities: everything})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, n := range e.Nodes {
+			if !slices.ContainsFunc(spec.Linux.Devices, func(d specs.LinuxDevice) bool {
+				return d.Path == n.Path && d.Major == int64(n.Major) && d.Minor == int64(n.Minor) && d.Type == "c"
+			}) {
+				t.Errorf("%s: %v is not among %v", first, n, spec.Linux.Devices)
 			}
 		}
-		names := map[string]bool{}
-		for _, d := range s.Devices {
-			names[d.Name] = true
+		if len(spec.Mounts) != len(e.Mounts) || !slices.Contains(spec.Process.Env, "NVIDIA_VISIBLE_DEVICES=void") || !strings.Contains(string(b), `"hostPath": "/dev-root/dev/nvidiactl"`) {
+			t.Errorf("%s: %d mounts, want %d; variables %v", first, len(spec.Mounts), len(e.Mounts), spec.Process.Env)
 		}
-		if len(s.Devices) != n || len(names) != n || !names["all"] || s.Kind != "nvidia.com/gpu" {
-			t.Errorf("%s: %d devices, want %d", name, len(s.Devices), n)
-		}
+	}
+}
+
+func TestNoDevicesNoSpec(t *testing.T) {
+	m := machine(t, "h200")
+	f := found(t, m)
+	m.GPUs = nil
+	if b, err := Spec(m, f, ""); b != nil || err != nil {
+		t.Errorf("%s, %v", b, err)
 	}
 }
 

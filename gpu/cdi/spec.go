@@ -3,6 +3,7 @@ package cdi
 import (
 	"encoding/json"
 	"fmt"
+	"path"
 	"strconv"
 
 	"orch/gpu/device"
@@ -33,7 +34,9 @@ type specEdits struct {
 }
 
 type specNode struct {
-	Path  string `json:"path"`
+	Path string `json:"path"`
+	// Host is where the node lies on the host, empty for Path.
+	Host  string `json:"hostPath,omitempty"`
 	Type  string `json:"type"`
 	Major uint32 `json:"major"`
 	Minor uint32 `json:"minor"`
@@ -46,9 +49,11 @@ type specMount struct {
 }
 
 // Spec is the CDI file of the machine, for container engines that are not ours: every
-// card and MIG device by index, by UUID, and all of them.
-func Spec(m device.Machine, f Files) ([]byte, error) {
+// card and MIG device by index, by UUID, and all of them. It is nil where there is none.
+// The device nodes lie below devRoot on the host; empty is "/".
+func Spec(m device.Machine, f Files, devRoot string) ([]byte, error) {
 	s := spec{Version: specVersion, Kind: Kind}
+	edits := func(e Edits) specEdits { return edits(e, devRoot) }
 	shared, err := For(m, f, Request{Capabilities: everything})
 	if err != nil {
 		return nil, fmt.Errorf("making the CDI file: %w", err)
@@ -83,6 +88,9 @@ func Spec(m device.Machine, f Files) ([]byte, error) {
 			}
 		}
 	}
+	if len(s.Devices) == 0 {
+		return nil, nil
+	}
 	s.Devices = append(s.Devices, specDevice{Name: "all", Edits: edits(Edits{Nodes: unique(all)})})
 	return json.MarshalIndent(s, "", "  ")
 }
@@ -99,10 +107,14 @@ func unique(nodes []Node) []Node {
 	return out
 }
 
-func edits(e Edits) specEdits {
+func edits(e Edits, devRoot string) specEdits {
 	out := specEdits{Env: e.Env}
 	for _, n := range e.Nodes {
-		out.Nodes = append(out.Nodes, specNode{Path: n.Path, Type: "c", Major: n.Major, Minor: n.Minor})
+		node := specNode{Path: n.Path, Type: "c", Major: n.Major, Minor: n.Minor}
+		if root := path.Clean("/" + devRoot); root != "/" {
+			node.Host = path.Join(root, n.Path)
+		}
+		out.Nodes = append(out.Nodes, node)
 	}
 	for _, m := range e.Mounts {
 		out.Mounts = append(out.Mounts, specMount{HostPath: m.Source, ContainerPath: m.Target, Options: Options})
