@@ -3,8 +3,8 @@ package apply
 import (
 	"fmt"
 
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/util/managedfields"
-	"sigs.k8s.io/structured-merge-diff/v6/fieldpath"
 	"sigs.k8s.io/structured-merge-diff/v6/typed"
 
 	"orch/api"
@@ -35,37 +35,30 @@ func (a *Applier) dynamicLocked(f *api.Facts) (*dynamicTypes, error) {
 	return t, nil
 }
 
-// strippedMeta are the fields that nobody owns, as upstream's stripMeta has them.
-var strippedMeta = fieldpath.NewSet(
-	fieldpath.MakePathOrDie("apiVersion"), fieldpath.MakePathOrDie("kind"), fieldpath.MakePathOrDie("metadata"),
-	fieldpath.MakePathOrDie("metadata", "name"), fieldpath.MakePathOrDie("metadata", "namespace"), fieldpath.MakePathOrDie("metadata", "creationTimestamp"),
-	fieldpath.MakePathOrDie("metadata", "selfLink"), fieldpath.MakePathOrDie("metadata", "uid"), fieldpath.MakePathOrDie("metadata", "clusterName"),
-	fieldpath.MakePathOrDie("metadata", "generation"), fieldpath.MakePathOrDie("metadata", "managedFields"), fieldpath.MakePathOrDie("metadata", "resourceVersion"),
-)
-
 // createDynamic gives a new custom resource its managedFields: the writer owns all of
 // it. It is what updateDynamic does with an empty object, without its detours; false
 // leaves the object to it.
 func (a *Applier) createDynamic(obj api.Object, by Manager) bool {
+	u, ok := obj.(*unstructured.Unstructured)
+	if !ok {
+		return false
+	}
 	a.mu.Lock()
 	t, err := a.dynamicLocked(by.Kind)
 	a.mu.Unlock()
 	if err != nil {
 		return false
 	}
-	is, err := t.ObjectToTyped(obj, typed.AllowDuplicates)
-	if err != nil {
+	f := fresh{types: t.empty.Schema()}
+	tree := f.object(t.empty.TypeRef(), u.Object, by.skip())
+	meta, ok := u.Object["metadata"].(map[string]any)
+	if f.unfit || !ok {
 		return false
 	}
-	c, err := t.empty.Compare(is)
-	if err != nil {
-		return false
+	if len(tree) == 0 {
+		delete(meta, "managedFields")
+	} else {
+		meta["managedFields"] = []any{entryOf(tree, by, a.stamp())}
 	}
-	set := c.Added.Union(c.Modified).Difference(strippedMeta)
-	if s := by.skip(); s != "" {
-		set = set.RecursiveDifference(fieldpath.NewSet(fieldpath.MakePathOrDie(s)))
-	}
-	d := &difference{changed: *set, dirty: !set.Empty()}
-	a.record(obj, nil, d, by)
 	return true
 }

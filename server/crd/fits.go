@@ -198,3 +198,16 @@ func numberFits(whole bool, v *schema.ValueValidation) fits {
 		return true
 	}
 }
+
+// anywhere tells whether a schema or one inside it is such.
+func anywhere(s *schema.Structural, such func(*schema.Structural) bool) bool {
+	if s == nil || such(s) {
+		return s != nil
+	}
+	for name := range s.Properties {
+		if child := s.Properties[name]; anywhere(&child, such) {
+			return true
+		}
+	}
+	return anywhere(s.Items, such) || s.AdditionalProperties != nil && anywhere(s.AdditionalProperties.Structural, such)
+}

@@ -29,10 +29,8 @@ func (v *version) validate(u *unstructured.Unstructured) field.ErrorList {
 	}
 	errs = append(errs, v.scaleSpec(u)...)
 	errs = append(errs, v.scaleStatus(u)...)
-	if s := v.structural(); s != nil {
-		errs = append(errs, objectmeta.Validate(ctx, nil, u.Object, s, false)...)
-		errs = append(errs, listtype.ValidateListSetsAndMaps(nil, s, u.Object)...)
-	}
+	errs = append(errs, v.embedded(ctx, u)...)
+	errs = append(errs, v.listTypes(u, nil)...)
 	return v.andRules(ctx, errs, u.Object, nil)
 }
 
@@ -52,10 +50,8 @@ func (v *version) validateUpdate(u, old *unstructured.Unstructured) field.ErrorL
 	}
 	errs = append(errs, v.scaleSpec(u)...)
 	errs = append(errs, v.scaleStatus(u)...)
-	if s != nil {
-		errs = append(errs, objectmeta.Validate(ctx, nil, u.Object, s, false)...)
-		errs = append(errs, v.listTypes(u, old)...)
-	}
+	errs = append(errs, v.embedded(ctx, u)...)
+	errs = append(errs, v.listTypes(u, old)...)
 	return v.andRules(ctx, errs, u.Object, old.Object, ratchet(same)...)
 }
 
@@ -73,9 +69,7 @@ func (v *version) validateStatus(u, old *unstructured.Unstructured) field.ErrorL
 		errs = validation.ValidateCustomResourceUpdate(field.NewPath("status"), status, old.Object["status"], v.validators().status, options...)
 	}
 	errs = append(errs, v.scaleStatus(u)...)
-	if s != nil {
-		errs = append(errs, v.listTypes(u, old)...)
-	}
+	errs = append(errs, v.listTypes(u, old)...)
 	return v.andRules(ctx, errs, u.Object, old.Object, ratchet(same)...)
 }
 
@@ -86,10 +80,21 @@ func ratchet(same *common.CorrelatedObject) []cel.Option {
 	return []cel.Option{cel.WithRatcheting(same)}
 }
 
-// listTypes checks sets and maps, unless the old object broke them as well.
+// embedded checks the metadata of objects inside the object.
+func (v *version) embedded(ctx context.Context, u *unstructured.Unstructured) field.ErrorList {
+	if !v.shapes().embeds {
+		return nil
+	}
+	return objectmeta.Validate(ctx, nil, u.Object, v.structural(), false)
+}
+
+// listTypes checks sets and maps, unless the old object, if there is one, broke them as well.
 func (v *version) listTypes(u, old *unstructured.Unstructured) field.ErrorList {
+	if !v.shapes().lists {
+		return nil
+	}
 	errs := listtype.ValidateListSetsAndMaps(nil, v.structural(), u.Object)
-	if len(errs) > 0 && len(listtype.ValidateListSetsAndMaps(nil, v.structural(), old.Object)) > 0 {
+	if len(errs) > 0 && old != nil && len(listtype.ValidateListSetsAndMaps(nil, v.structural(), old.Object)) > 0 {
 		return nil
 	}
 	return errs

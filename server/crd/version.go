@@ -39,7 +39,11 @@ type version struct {
 type validators struct{ whole, status validation.SchemaValidator }
 
 // shapes are the quick tests that go before validators.
-type shapes struct{ whole, status, tidy fits }
+type shapes struct {
+	whole, status, tidy fits
+	defaults            defaults
+	embeds, lists       bool // some field is an object with metadata, a list that is a set or a map
+}
 
 // Limits of rules, as upstream's: of one call, and of all of one object's.
 const (
@@ -52,9 +56,12 @@ func newVersion(d *definition, spec *apiext.CustomResourceDefinitionVersion) *ve
 	v.structural = sync.OnceValue(v.makeStructural)
 	v.validators = sync.OnceValue(v.makeValidators)
 	v.shapes = sync.OnceValue(func() shapes {
-		out := shapes{never, never, never}
+		out := shapes{whole: never, status: never, tidy: never}
 		if s := v.structural(); s != nil {
 			out.whole, out.tidy = fitsFor(s), tidyFor(s, true)
+			out.defaults = defaultsFor(s)
+			out.embeds = anywhere(s, func(s *schema.Structural) bool { return s.XEmbeddedResource })
+			out.lists = anywhere(s, func(s *schema.Structural) bool { return s.XListType != nil && *s.XListType != "atomic" })
 			if status, ok := s.Properties["status"]; ok {
 				out.status = fitsFor(&status)
 			}
@@ -66,7 +73,9 @@ func newVersion(d *definition, spec *apiext.CustomResourceDefinitionVersion) *ve
 		if s == nil {
 			return nil
 		}
-		return cel.NewValidator(s, true, ruleCallCost)
+		rules := cel.NewValidator(s, true, ruleCallCost)
+		narrow(rules)
+		return rules
 	})
 	return v
 }
@@ -160,7 +169,9 @@ func (v *version) prune(u *unstructured.Unstructured, list, lenient bool) ([]str
 func (v *version) complete(u *unstructured.Unstructured) {
 	if s := v.structural(); s != nil {
 		_, _ = v.prune(u, false, true) // lenient: no errors
-		defaulting.Default(u.Object, s)
+		if set := v.shapes().defaults; set != nil {
+			set(u.Object)
+		}
 	}
 }
 

@@ -276,7 +276,7 @@ func (w *op) validateCreate(obj api.Object) error {
 	check := validate.ObjectMeta
 	if w.anyFinalizer() {
 		check = func(m metav1.Object, namespaced bool, name validate.NameRule, p *field.Path) validate.Errors {
-			return apivalidation.ValidateObjectMetaAccessor(m, namespaced, name, p)
+			return apivalidation.ValidateObjectMetaAccessor(thin(m), namespaced, name, p)
 		}
 	}
 	errs := check(obj, !w.res.Cluster, w.nameRule, field.NewPath("metadata"))

@@ -314,7 +314,9 @@ func (w *op) bumpGeneration(obj, old api.Object, m *mode) {
 func (w *op) validateUpdate(obj, old api.Object, m *mode) error {
 	check := validate.ObjectMetaUpdate
 	if w.anyFinalizer() {
-		check = apivalidation.ValidateObjectMetaAccessorUpdate
+		check = func(m, old metav1.Object, p *field.Path) validate.Errors {
+			return apivalidation.ValidateObjectMetaAccessorUpdate(thin(m), thin(old), p)
+		}
 	}
 	errs := check(obj, old, field.NewPath("metadata"))
 	if m.validate != nil {

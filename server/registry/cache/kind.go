@@ -143,7 +143,7 @@ func (k *Kind) encodeJSON(o api.Object) ([]byte, error) {
 	var b []byte
 	var err error
 	if u, ok := o.(*unstructured.Unstructured); ok {
-		b, err = json.Marshal(u.Object)
+		b, err = encodeTree(u.Object)
 	} else {
 		b, err = json.Marshal(o)
 	}
@@ -155,12 +155,15 @@ func (k *Kind) encodeJSON(o api.Object) ([]byte, error) {
 
 // appendJSON is encodeJSON into dst: it leaves no garbage of the object's size.
 func (k *Kind) appendJSON(dst []byte, o api.Object) ([]byte, error) {
-	var v any = o
 	if u, ok := o.(*unstructured.Unstructured); ok {
-		v = u.Object
+		out, err := appendTree(dst, u.Object)
+		if err != nil {
+			return dst, fmt.Errorf("encoding %s %s: %w", k.Facts.Kind, o.GetName(), err)
+		}
+		return out, nil
 	}
 	out := appender(dst)
-	if err := json.NewEncoder(&out).Encode(v); err != nil {
+	if err := json.NewEncoder(&out).Encode(o); err != nil {
 		return dst, fmt.Errorf("encoding %s %s: %w", k.Facts.Kind, o.GetName(), err)
 	}
 	return out[:len(out)-1], nil // without the end of the line
