@@ -151,3 +151,31 @@ func TestQuotaKinds(t *testing.T) {
 		})
 	}
 }
+
+// A card is one card, whether a pod asks for it plainly or a claim by its class.
+func TestQuotaCountsCardsOfPodsAndClaims(t *testing.T) {
+	_, admin := admitted(t)
+	claim := func(name string, n int) string {
+		return fmt.Sprintf(`{"metadata":{"name":%q},"spec":{"devices":{"requests":[{"name":"r","exactly":{"deviceClassName":"cards","count":%d}}]}}}`, name, n)
+	}
+	setUp(t, admin,
+		[2]string{quotasPath, `{"metadata":{"name":"q"},"spec":{"hard":{"requests.x.io/card":"4"}}}`},
+		[2]string{"/apis/resource.k8s.io/v1/deviceclasses", `{"metadata":{"name":"cards"},"spec":{"extendedResourceName":"x.io/card"}}`},
+		[2]string{pods, `{"metadata":{"name":"p"},"spec":{"containers":[{"name":"c","image":"x","resources":{"limits":{"x.io/card":"2"}}}]}}`},
+		[2]string{"/apis/resource.k8s.io/v1/namespaces/a/resourceclaims", claim("one", 1)})
+	if code, m := admin.message("POST", "/apis/resource.k8s.io/v1/namespaces/a/resourceclaims", claim("two", 2)); code != 403 || !strings.Contains(m, "exceeded quota: q, requested: requests.x.io/card=2, used: requests.x.io/card=3, limited: requests.x.io/card=4") {
+		t.Errorf("a claim beyond the quota: %d %s", code, m)
+	}
+	if code, m := admin.message("POST", pods, `{"metadata":{"name":"r"},"spec":{"containers":[{"name":"c","image":"x","resources":{"limits":{"x.io/card":"2"}}}]}}`); code != 403 || !strings.Contains(m, "used: requests.x.io/card=3") {
+		t.Errorf("a pod beyond the quota: %d %s", code, m)
+	}
+	waitFor(t, "the quota's status", func() bool {
+		var q core.ResourceQuota
+		_, text := admin.do("GET", quotasPath+"/q", "")
+		if err := json.Unmarshal([]byte(text), &q); err != nil {
+			return false
+		}
+		n := q.Status.Used["requests.x.io/card"]
+		return n.String() == "3"
+	})
+}

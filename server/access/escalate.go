@@ -43,3 +43,11 @@ func (a *Access) HoldsAll(u registry.User) bool { return a.Grant(u, "", everythi
 
 // May is Authorize for admission steps.
 func (a *Access) May(at Attributes) bool { return a.decide(context.Background(), &at).allowed }
+
+// Judge is May, with the answer that a no deserves.
+func (a *Access) Judge(ctx context.Context, at Attributes) error {
+	if d := a.decide(ctx, &at); !d.allowed {
+		return Forbidden(at, d.reason)
+	}
+	return nil
+}

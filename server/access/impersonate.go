@@ -97,11 +97,10 @@ type mode struct {
 var constrainedModes = []mode{
 	{associatedNode, func(want, by *registry.User) bool {
 		node, ok := nodeNamed(want.Name)
-		if _, _, account := serviceAccountOf(by.Name); !ok || !account || !nameOnly(want) {
+		if !ok || !nameOnly(want) {
 			return false
 		}
-		on := by.Extra["authentication.kubernetes.io/node-name"]
-		return len(on) == 1 && on[0] == node
+		return RunsOn(*by, node)
 	}},
 	{"arbitrary-node", func(want, _ *registry.User) bool {
 		_, ok := nodeNamed(want.Name)
@@ -116,6 +115,13 @@ var constrainedModes = []mode{
 		_, _, account := serviceAccountOf(want.Name)
 		return !node && !account
 	}},
+}
+
+// RunsOn tells whether the user is the service account of a pod on that node, by what its token says.
+func RunsOn(u registry.User, node string) bool {
+	on := u.Extra["authentication.kubernetes.io/node-name"]
+	_, _, account := serviceAccountOf(u.Name)
+	return account && len(on) == 1 && on[0] == node
 }
 
 func nameOnly(u *registry.User) bool { return u.UID == "" && len(u.Groups) == 0 && len(u.Extra) == 0 }

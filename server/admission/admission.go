@@ -169,6 +169,7 @@ func (l *List) steps() []step {
 		{name: "CertificateSubjectRestriction", kinds: requests, validate: l.certificateSubject},
 		{name: "ClusterTrustBundleAttest", kinds: []*api.Facts{api.ClusterTrustBundles.Facts}, validate: l.attest},
 		{name: "DeviceAdminAccess", internal: true, kinds: devices, admit: l.deviceTaints, validate: l.deviceAccess},
+		{name: "DeviceStatusAccess", internal: true, kinds: []*api.Facts{api.ResourceClaims.Facts}, validate: l.deviceStatus},
 		{name: "DefaultIngressClass", kinds: []*api.Facts{api.Ingresses.Facts}, admit: l.defaultIngressClass},
 		{name: "DenyServiceExternalIPs", optional: true, kinds: services, validate: l.denyExternalIPs},
 		// What users define comes here, after everything of ours that completes an

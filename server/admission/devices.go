@@ -43,32 +43,36 @@ func (l *List) deviceAccess(_ context.Context, a *registry.Attributes) error {
 	if a.Operation != registry.Create {
 		return nil // the spec does not change
 	}
-	var (
-		devices *resource.DeviceClaim
-		p       = field.NewPath("spec", "devices", "requests")
-		name    string
-	)
+	var devices *resource.DeviceClaim
 	if c, ok := object[resource.ResourceClaim](a); ok {
-		devices, name = &c.Spec.Devices, c.Name
+		devices = &c.Spec.Devices
 	}
 	if t, ok := object[resource.ResourceClaimTemplate](a); ok {
-		devices, name, p = &t.Spec.Spec.Devices, t.Name, field.NewPath("spec", "spec", "devices", "requests")
+		devices = &t.Spec.Spec.Devices
 	}
 	if devices == nil {
 		return nil
 	}
+	p := field.NewPath("spec", "devices", "requests") // a template's too, as upstream has it
 	for i, r := range devices.Requests {
-		if r.Exactly == nil || r.Exactly.AdminAccess == nil || !*r.Exactly.AdminAccess {
-			continue
-		}
-		ns := client.Cached(l.cache, api.Namespaces, "", a.Namespace)
-		if ns == nil || ns.Labels[resource.DRAAdminNamespaceLabelKey] != "true" {
-			return apierrors.NewInvalid(a.Resource.GroupKind(), name, field.ErrorList{field.Forbidden(p.Index(i).Child("exactly", "adminAccess"),
-				"admin access to devices requires the `"+resource.DRAAdminNamespaceLabelKey+": true` label on the containing namespace")})
+		if r.Exactly != nil && isTrue(r.Exactly.AdminAccess) {
+			return l.adminNamespace(a, p.Index(i).Child("adminAccess"))
 		}
 	}
 	return nil
 }
+
+// adminNamespace refuses admin access in a namespace that is not labelled for it.
+func (l *List) adminNamespace(a *registry.Attributes, p *field.Path) error {
+	ns := client.Cached(l.cache, api.Namespaces, "", a.Namespace)
+	if ns != nil && ns.Labels[resource.DRAAdminNamespaceLabelKey] == "true" {
+		return nil
+	}
+	return apierrors.NewInvalid(a.Resource.GroupKind(), a.Name, field.ErrorList{field.Forbidden(p,
+		"admin access to devices requires the `"+resource.DRAAdminNamespaceLabelKey+": true` label on the containing namespace")})
+}
+
+func isTrue(b *bool) bool { return b != nil && *b }
 
 // restrictSlice: a node lists its own devices only.
 func restrictSlice(node string, a *registry.Attributes) error {

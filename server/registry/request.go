@@ -14,6 +14,9 @@ import (
 type Request struct {
 	User User
 	client.Target
+	// Verb is what the request was authorized as; empty for the server's own clients, which
+	// nobody authorizes.
+	Verb string
 	// UserAgent names the field manager when the options do not: what stands before
 	// its first slash.
 	UserAgent string
@@ -55,8 +58,10 @@ const (
 // Attributes is one request as admission sees it.
 type Attributes struct {
 	Operation Operation
-	User      User
-	Resource  *Resource
+	// Verb as in the Request: it tells a patch from an update.
+	Verb     string
+	User     User
+	Resource *Resource
 	// Namespace and Name as in the request; Name is empty for a create with generateName
 	// until it is generated.
 	Namespace, Name, Subresource string
@@ -150,7 +155,7 @@ type op struct {
 func (r *Registry) newOp(q *Request, res *Resource, o Operation, options runtime.Object, manager string) *op {
 	w := &op{r: r, res: res, q: q, sub: q.Subresource, manager: manager}
 	w.Attributes = Attributes{
-		Operation: o, User: q.User, Resource: res, Namespace: q.Namespace, Name: q.Name, Addressed: q.Name, Subresource: q.Subresource,
+		Operation: o, Verb: q.Verb, User: q.User, Resource: res, Namespace: q.Namespace, Name: q.Name, Addressed: q.Name, Subresource: q.Subresource,
 		Options: options, Annotate: q.Annotate, Own: q.Own,
 	}
 	if w.Annotate == nil {

@@ -1,10 +1,13 @@
 package registry
 
 import (
+	"slices"
+
 	certificates "k8s.io/api/certificates/v1"
 	flowcontrol "k8s.io/api/flowcontrol/v1"
 	resource "k8s.io/api/resource/v1"
 	migration "k8s.io/api/storagemigration/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/fields"
 
 	"orch/api"
@@ -43,10 +46,18 @@ func resourceRows() []Resource {
 	}
 }
 
-// keepStatusOfAllocated forgets what drivers said of devices that the claim no
-// longer has.
+// keepStatusOfAllocated forgets what drivers said of devices that the claim no longer
+// has, so that who takes an allocation back need not know what drivers write.
 func keepStatusOfAllocated(o, old *resource.ResourceClaim) {
-	if old.Status.Allocation != nil && o.Status.Allocation == nil {
+	given := func(s *resource.ResourceClaimStatus, d *resource.AllocatedDeviceStatus) bool {
+		return s.Allocation != nil && slices.ContainsFunc(s.Allocation.Devices.Results, func(r resource.DeviceRequestAllocationResult) bool {
+			return r.Driver == d.Driver && r.Pool == d.Pool && r.Device == d.Device && equality.Semantic.DeepEqual((*string)(r.ShareID), d.ShareID)
+		})
+	}
+	left := slices.DeleteFunc(slices.Clone(o.Status.Devices), func(d resource.AllocatedDeviceStatus) bool {
+		return given(&old.Status, &d) && !given(&o.Status, &d)
+	})
+	if o.Status.Devices = left; len(left) == 0 {
 		o.Status.Devices = nil
 	}
 }

@@ -176,7 +176,7 @@ func (q *request) target() client.Target {
 
 // call is the request as the registry takes it.
 func (q *request) call() registry.Request {
-	c := registry.Request{User: q.user, Target: q.target(), UserAgent: q.UserAgent(), Warn: q.warn.add}
+	c := registry.Request{User: q.user, Target: q.target(), Verb: q.verb, UserAgent: q.UserAgent(), Warn: q.warn.add}
 	if q.record != nil {
 		c.Annotate = q.record.Annotate
 	}

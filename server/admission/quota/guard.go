@@ -23,7 +23,7 @@ import (
 // Guard admits writes. It is safe for parallel use.
 type Guard struct {
 	cache client.Cache
-	now   func() time.Time
+	meter meter
 
 	mu sync.Mutex
 	// pending are writes let through that have not ended: the cache may not show them yet. There
@@ -45,7 +45,7 @@ type pending struct {
 
 // NewGuard makes a Guard over the registry's cache.
 func NewGuard(c client.Cache, now func() time.Time) *Guard {
-	return &Guard{cache: c, now: now, pending: map[pendingKey][]*pending{}}
+	return &Guard{cache: c, meter: meter{c, now}, pending: map[pendingKey][]*pending{}}
 }
 
 // Admit says why o (replacing before, nil on create) does not fit; nil if it does,
@@ -58,7 +58,7 @@ func (g *Guard) Admit(f *api.Facts, o, before api.Object, dry bool) (over func()
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	usage := Usage(f, o, g.now())
+	usage := g.meter.usage(f, o)
 	concerned := false
 	for _, q := range quotas {
 		hit, err := g.fitsLocked(q, f, o, before, usage)
@@ -106,7 +106,7 @@ func (g *Guard) fitsLocked(q *core.ResourceQuota, f *api.Facts, o, before api.Ob
 	}
 	wants := mask(usage, q.Spec.Hard)
 	if before != nil && Matches(q, before) {
-		for k, v := range mask(Usage(f, before, g.now()), q.Spec.Hard) {
+		for k, v := range mask(g.meter.usage(f, before), q.Spec.Hard) {
 			n := wants[k]
 			n.Sub(v)
 			wants[k] = n
@@ -121,7 +121,13 @@ func (g *Guard) fitsLocked(q *core.ResourceQuota, f *api.Facts, o, before api.Ob
 	if len(more) == 0 {
 		return false, nil
 	}
-	used := g.usedLocked(q, f)
+	used := core.ResourceList{}
+	for k := range q.Spec.Hard {
+		used[k] = *newZero()
+	}
+	for _, kind := range kindsOf(mask(q.Spec.Hard, wants), []*api.Facts{f}) { // an extended resource is used by pods and claims
+		addTo(used, g.usedLocked(q, kind))
+	}
 	var over []core.ResourceName
 	for _, k := range more {
 		sum, limit := used[k].DeepCopy(), q.Spec.Hard[k]
@@ -141,16 +147,12 @@ func (g *Guard) fitsLocked(q *core.ResourceQuota, f *api.Facts, o, before api.Ob
 // pending writes in their place. Of several that are about to replace one object only
 // one can win: the largest counts.
 func (g *Guard) usedLocked(q *core.ResourceQuota, f *api.Facts) core.ResourceList {
-	now := g.now()
 	used := core.ResourceList{}
-	for k := range q.Spec.Hard {
-		used[k] = *newZero()
-	}
 	of := func(o api.Object) core.ResourceList {
 		if !Matches(q, o) {
 			return nil
 		}
-		return mask(Usage(f, o, now), q.Spec.Hard)
+		return mask(g.meter.usage(f, o), q.Spec.Hard)
 	}
 	shown := map[pendingKey]bool{}
 	g.cache.Each(f, q.Namespace, func(o api.Object) bool {

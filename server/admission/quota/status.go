@@ -3,6 +3,7 @@ package quota
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	core "k8s.io/api/core/v1"
@@ -28,7 +29,7 @@ type Deps struct {
 
 // Spec keeps status.hard and status.used of every ResourceQuota.
 func Spec(d Deps) reconcile.Spec {
-	return reconcile.Spec{Name: "resource-quota", Watches: []reconcile.Watch{reconcile.For(api.ResourceQuotas)}, Source: d.follow, Do: d.do}
+	return reconcile.Spec{Name: "resource-quota", Watches: []reconcile.Watch{reconcile.For(api.ResourceQuotas), {Kind: api.DeviceClasses.Facts, Keys: d.ofClass}}, Source: d.follow, Do: d.do}
 }
 
 // follow watches the objects that quotas count, of every kind and of those that come later.
@@ -83,7 +84,21 @@ func (d Deps) concerned(f *api.Facts, c client.Change) (keys []reconcile.Key) {
 	}
 	d.Client.Each(api.ResourceQuotas.Facts, o.GetNamespace(), func(q api.Object) bool {
 		for k := range q.(*core.ResourceQuota).Spec.Hard {
-			if kindOf(k, []*api.Facts{f}) == f {
+			if slices.Contains(kindsOfName(k, []*api.Facts{f}), f) {
+				keys = append(keys, reconcile.Key{Namespace: q.GetNamespace(), Name: q.GetName()})
+				break
+			}
+		}
+		return true
+	})
+	return keys
+}
+
+// ofClass: what claims count for may change with what a class stands for.
+func (d Deps) ofClass(client.Change) (keys []reconcile.Key) {
+	d.Client.Each(api.ResourceQuotas.Facts, "", func(q api.Object) bool {
+		for k := range q.(*core.ResourceQuota).Spec.Hard {
+			if byClasses(k) {
 				keys = append(keys, reconcile.Key{Namespace: q.GetNamespace(), Name: q.GetName()})
 				break
 			}
@@ -116,11 +131,11 @@ func (d Deps) used(q *core.ResourceQuota) core.ResourceList {
 	for k := range q.Spec.Hard {
 		used[k] = *newZero()
 	}
-	now := d.Now()
+	m := meter{d.Client, d.Now}
 	for _, f := range kindsOf(q.Spec.Hard, d.Kinds()) {
 		d.Client.Each(f, q.Namespace, func(o api.Object) bool {
 			if Matches(q, o) {
-				addTo(used, mask(Usage(f, o, now), q.Spec.Hard))
+				addTo(used, mask(m.usage(f, o), q.Spec.Hard))
 			}
 			return true
 		})

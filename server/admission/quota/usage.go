@@ -34,7 +34,8 @@ var shortCounts = map[*api.Facts]core.ResourceName{
 	api.ResourceQuotas.Facts: core.ResourceQuotas, api.PersistentVolumeClaims.Facts: core.ResourcePersistentVolumeClaims,
 }
 
-// Usage is everything that the object counts for, by every name it has.
+// Usage is everything that the object counts for, by every name it has: but for the extended
+// resources of a claim, which a meter adds.
 func Usage(f *api.Facts, o api.Object, now time.Time) core.ResourceList {
 	u := core.ResourceList{countName(f): *resource.NewQuantity(1, resource.DecimalSI)}
 	if p, ok := o.(*core.Pod); ok {
@@ -118,34 +119,6 @@ func claimUsage(c *core.PersistentVolumeClaim, u core.ResourceList) {
 	}
 }
 
-const (
-	deviceSuffix = ".deviceclass.resource.k8s.io/devices"
-	// mostDevices is what a request for all devices counts as: the most that a claim can get.
-	mostDevices = resourcev1.AllocationResultsMaxSize
-)
-
-// deviceUsage counts devices by class; of alternatives the largest of each class counts.
-func deviceUsage(c *resourcev1.ResourceClaim, u core.ResourceList) {
-	count := func(mode resourcev1.DeviceAllocationMode, n int64) int64 {
-		if mode == resourcev1.DeviceAllocationModeAll {
-			return mostDevices
-		}
-		return n
-	}
-	for _, r := range c.Spec.Devices.Requests {
-		most := map[string]int64{}
-		if r.Exactly != nil {
-			most[r.Exactly.DeviceClassName] = count(r.Exactly.AllocationMode, r.Exactly.Count)
-		}
-		for _, s := range r.FirstAvailable {
-			most[s.DeviceClassName] = max(most[s.DeviceClassName], count(s.AllocationMode, s.Count))
-		}
-		for class, n := range most {
-			addTo(u, core.ResourceList{core.ResourceName(class + deviceSuffix): *resource.NewQuantity(n, resource.DecimalSI)})
-		}
-	}
-}
-
 // missing says which containers lack a request or limit that the quota counts:
 // such a pod cannot be accounted for.
 func missing(p *core.Pod, hard core.ResourceList) error {
@@ -224,37 +197,41 @@ func text(l core.ResourceList, keys []core.ResourceName) string {
 func kindsOf(hard core.ResourceList, all []*api.Facts) []*api.Facts {
 	var out []*api.Facts
 	for k := range hard {
-		if f := kindOf(k, all); f != nil && !slices.Contains(out, f) {
-			out = append(out, f)
+		for _, f := range kindsOfName(k, all) {
+			if !slices.Contains(out, f) {
+				out = append(out, f)
+			}
 		}
 	}
 	return out
 }
 
-func kindOf(k core.ResourceName, all []*api.Facts) *api.Facts {
+func kindsOfName(k core.ResourceName, all []*api.Facts) []*api.Facts {
 	s := string(k)
 	if strings.HasPrefix(s, "count/") {
 		for _, f := range all {
 			if counted(f) && countName(f) == k {
-				return f
+				return []*api.Facts{f}
 			}
 		}
 		return nil
 	}
 	for f, n := range shortCounts {
 		if n == k {
-			return f
+			return []*api.Facts{f}
 		}
 	}
 	switch {
 	case strings.HasPrefix(s, "services."):
-		return api.Services.Facts
+		return []*api.Facts{api.Services.Facts}
 	case k == core.ResourceRequestsStorage, strings.Contains(s, storageSuffix):
-		return api.PersistentVolumeClaims.Facts
+		return []*api.Facts{api.PersistentVolumeClaims.Facts}
 	case strings.HasSuffix(s, deviceSuffix):
-		return api.ResourceClaims.Facts
+		return []*api.Facts{api.ResourceClaims.Facts}
+	case byClasses(k):
+		return []*api.Facts{api.Pods.Facts, api.ResourceClaims.Facts}
 	}
-	return api.Pods.Facts
+	return []*api.Facts{api.Pods.Facts}
 }
 
 // counted kinds have objects in namespaces.
