@@ -7,6 +7,7 @@ package client
 
 import (
 	"context"
+	"errors"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
@@ -62,8 +63,12 @@ type Change struct {
 	Revision int64
 }
 
+// ErrGone says that a kind made at run time was taken away or replaced.
+var ErrGone = errors.New("the kind has changed")
+
 // Cache is a live, read-only copy of some kinds. Objects are shared: never
-// change them. A kind that the cache does not hold panics: that is a wiring error.
+// change them. A built-in kind that the cache does not hold panics: that is a wiring error.
+// One made at run time that is gone has no objects, and Subscribe says ErrGone.
 type Cache interface {
 	// Lookup returns nil if there is no such object.
 	Lookup(f *api.Facts, namespace, name string) api.Object

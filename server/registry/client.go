@@ -17,6 +17,7 @@ import (
 
 	"orch/api"
 	"orch/api/client"
+	"orch/server/registry/cache"
 )
 
 var (
@@ -156,18 +157,25 @@ func (s *stream) send(ctx context.Context, e apiwatch.Event) bool {
 	}
 }
 
-// row panics for a kind that is not in the table: a wiring error.
-func (l *local) row(f *api.Facts) *Resource {
-	res := l.r.For(f)
-	if res == nil {
-		panic(fmt.Sprintf("registry does not serve %s", f.GVR()))
+// kind panics for a built-in kind that is not in the table: a wiring error. One made at
+// run time may have gone a moment ago: that is nil.
+func (l *local) kind(f *api.Facts) *cache.Kind {
+	switch res := l.r.For(f); {
+	case res != nil:
+		return res.kind
+	case f.Dynamic:
+		return nil
 	}
-	return res
+	panic(fmt.Sprintf("registry does not serve %s", f.GVR()))
 }
 
 // Lookup, Each, Subscribe, Revision and WaitRevision are client.Cache.
 func (l *local) Lookup(f *api.Facts, namespace, name string) api.Object {
-	i := l.r.cache.Near(l.row(f).kind, namespace, name)
+	k := l.kind(f)
+	if k == nil {
+		return nil
+	}
+	i := l.r.cache.Near(k, namespace, name)
 	if i == nil {
 		return nil
 	}
@@ -175,11 +183,16 @@ func (l *local) Lookup(f *api.Facts, namespace, name string) api.Object {
 }
 
 func (l *local) Each(f *api.Facts, namespace string, each func(api.Object) bool) {
-	l.r.cache.Each(l.row(f).kind, namespace, func(i *Item) bool { return each(i.Object()) })
+	if k := l.kind(f); k != nil {
+		l.r.cache.Each(k, namespace, func(i *Item) bool { return each(i.Object()) })
+	}
 }
 
 func (l *local) Subscribe(ctx context.Context, f *api.Facts, h func(client.Change)) error {
-	return l.r.cache.Subscribe(ctx, l.row(f).kind, h)
+	if k := l.kind(f); k != nil {
+		return l.r.cache.Subscribe(ctx, k, h)
+	}
+	return client.ErrGone
 }
 
 func (l *local) Revision(*api.Facts) int64 { return l.r.cache.Revision() }

@@ -2,6 +2,7 @@ package registry
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"testing"
 	"time"
@@ -149,6 +150,27 @@ func TestDynamicKind(t *testing.T) {
 	if fmt.Sprint(o.Object["kind"]) != "Widget" || o.GetResourceVersion() == "" {
 		t.Errorf("loaded %v", o)
 	}
+}
+
+// TestKindThatHasGone: who follows all kinds may ask for one that was taken away a moment
+// ago. That once ended the server.
+func TestKindThatHasGone(t *testing.T) {
+	b := start(t)
+	c := b.Client(User{Name: "tester"})
+	gone := &api.Facts{Group: "example.com", Version: "v1", Kind: "Widget", Plural: "widgets", Path: "example.com/widgets", Dynamic: true}
+	if err := c.Subscribe(b.ctx, gone, func(client.Change) {}); !errors.Is(err, client.ErrGone) {
+		t.Errorf("subscribing gave %v", err)
+	}
+	c.Each(gone, "", func(api.Object) bool { t.Error("an object of no kind"); return true })
+	if o := c.Lookup(gone, "default", "w"); o != nil {
+		t.Errorf("found %v", o)
+	}
+	defer func() {
+		if recover() == nil {
+			t.Error("a built-in kind that is not served is a wiring error")
+		}
+	}()
+	c.Lookup(&api.Facts{Kind: "Mistake"}, "", "m")
 }
 
 // TestLoad: a store with 10,000 objects is served well below a second.

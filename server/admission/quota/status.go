@@ -2,6 +2,7 @@ package quota
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -58,6 +59,9 @@ func (d Deps) follow(ctx context.Context, add func(...reconcile.Key)) error {
 			watch, stop := context.WithCancel(ctx)
 			if err := d.Client.Subscribe(watch, f, func(c client.Change) { add(d.concerned(f, c)...) }); err != nil {
 				stop()
+				if errors.Is(err, client.ErrGone) { // the next look at the kinds comes at once
+					continue
+				}
 				if ctx.Err() != nil {
 					return nil
 				}

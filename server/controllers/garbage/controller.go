@@ -116,6 +116,9 @@ func (c *controller) subscribe(ctx context.Context, stops map[*api.Facts]context
 		err := c.Client.Subscribe(watch, f, func(ch client.Change) { add(keys(c.graph.observe(f, ch))...) })
 		if err != nil {
 			stop()
+			if errors.Is(err, client.ErrGone) { // the next look at the kinds comes at once
+				continue
+			}
 			if ctx.Err() != nil {
 				return nil
 			}

@@ -33,7 +33,7 @@ const encodedBytes = 16 << 20
 var ErrStopped = errors.New("cache has stopped")
 
 // ErrGone says that a kind was taken away or replaced while a request was on its way.
-var ErrGone = errors.New("the kind has changed")
+var ErrGone = client.ErrGone
 
 // Config of a Cache.
 type Config struct {
