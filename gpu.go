@@ -14,6 +14,7 @@ import (
 
 	"github.com/spf13/pflag"
 	core "k8s.io/api/core/v1"
+	resource "k8s.io/api/resource/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -22,6 +23,7 @@ import (
 	"orch/agent/devices"
 	"orch/agent/gpus"
 	"orch/agent/plugins"
+	"orch/agent/publish"
 	"orch/api"
 	"orch/api/client"
 	"orch/api/events"
@@ -202,7 +204,7 @@ func (g *nodeGPUs) look() gpus.View {
 		v.Findings = append(v.Findings, report.Finding(f))
 	}
 	for k, u := range s.Units {
-		v.Units = append(v.Units, gpus.Unit{UUID: k.UUID, GI: k.GI, Draining: u.State == health.Draining, Evict: u.Evict, State: string(u.State), Sentence: u.Sentence()})
+		v.Units = append(v.Units, gpus.Unit{UUID: k.UUID, GI: k.GI, Draining: u.State == health.Draining, Evict: u.Evict, State: string(u.State), Sentence: u.Sentence(), Taints: u.Taints()})
 		if u.Cause.XID != 0 {
 			if v.XIDs == nil {
 				v.XIDs = map[string]metrics.XIDs{}
@@ -287,6 +289,15 @@ func (g *nodeGPUs) partition(ctx context.Context, node gpuNode, event func(event
 	}, g.freed)
 }
 
+// publisher keeps the node's ResourceSlices.
+func (g *nodeGPUs) publisher(c *client.Client, nodeName string) (*publish.Publisher, error) {
+	others := func(resource string) bool { _, ok := g.plugins.Offer()[resource]; return ok }
+	return publish.New(publish.Config{
+		Driver: api.GPUDriver, Node: nodeName, Client: c, Ready: g.inventory.Ready(), Changed: g.devices.Changed, Log: g.log,
+		Want: func() []resource.ResourceSliceSpec { return g.provider.Slices(nodeName, others) },
+	})
+}
+
 // run keeps all of it going until ctx ends.
 func (g *nodeGPUs) run(ctx context.Context, c *client.Client, nodeName string) error {
 	recorder, err := events.New(events.Config{Client: c, Component: "orch-gpu", Host: nodeName})
@@ -310,7 +321,12 @@ func (g *nodeGPUs) run(ctx context.Context, c *client.Client, nodeName string) e
 			return err
 		},
 	}
+	slices, err := g.publisher(c, nodeName)
+	if err != nil {
+		return err
+	}
 	parts := []func(context.Context) error{
+		slices.Run,
 		func(ctx context.Context) error { return g.partition(ctx, gpuNode{c, nodeName}, care.Event) },
 		g.inventory.Run, g.provider.Run, g.publish, g.devices.Run, recorder.Run,
 		func(ctx context.Context) error { return g.plugins.run(ctx, care.Event) },

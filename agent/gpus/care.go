@@ -10,6 +10,7 @@ import (
 	"orch/agent/devices"
 	"orch/gpu/alloc"
 	"orch/gpu/device"
+	"orch/gpu/health"
 )
 
 // Unit is a card or MIG device that is not healthy.
@@ -21,6 +22,8 @@ type Unit struct {
 	Draining, Evict bool
 	// State is health's word, Sentence says why and what follows.
 	State, Sentence string
+	// Taints are those of the unit's devices in the API.
+	Taints []health.Taint
 }
 
 // Notice is something to be told as an event of the node.

@@ -110,6 +110,9 @@ func partitionsOf(g device.GPU, dynamic bool) []partition {
 func (w *writer) partitions(g device.GPU, set *resource.CounterSet) []resource.Device {
 	var out []resource.Device
 	for _, p := range partitionsOf(g, w.Dynamic) {
+		if p.live != nil && w.foreign[p.live.UUID] {
+			continue
+		}
 		a := w.of(g)
 		a.text("type", typeMIG)
 		a.text("parentUUID", g.UUID)

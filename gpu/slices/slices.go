@@ -53,6 +53,9 @@ type Node struct {
 	Share   share.Config
 	// Dynamic offers all MIG devices that could be made, beside those that are there.
 	Dynamic bool
+	// Others tells that somebody else provides a resource (a device plugin): devices that
+	// serve it are left out. Nil: nobody does.
+	Others func(resource string) bool
 	// Taints of cards and MIG devices, by UUID; those of a card are its parts' as well.
 	Taints map[string][]resource.DeviceTaint
 }
@@ -61,8 +64,12 @@ type Node struct {
 // who publishes. Equal nodes give equal slices; a node without GPUs gives none.
 func Of(n Node) []resource.ResourceSliceSpec {
 	units, _ := alloc.Offer(n.Machine, n.Share)
-	w := writer{Node: n, served: map[string]service{}, cards: cardsOf(n.Machine)}
+	w := writer{Node: n, served: map[string]service{}, cards: cardsOf(n.Machine), foreign: map[string]bool{}}
 	for _, u := range units {
+		if n.Others != nil && n.Others(u.Resource) {
+			w.foreign[u.Device()] = true
+			continue
+		}
 		s := w.served[u.Device()]
 		s.resource, s.order = u.Resource, u.Order
 		if u.Replica >= 0 {
@@ -98,6 +105,7 @@ type service struct {
 type writer struct {
 	Node
 	served   map[string]service // by UUID
+	foreign  map[string]bool    // by UUID: another gives it out
 	cards    []device.GPU
 	devices  []resource.Device
 	counters []resource.CounterSet
@@ -106,6 +114,9 @@ type writer struct {
 // card adds a card and its partitions. A partitioned card is a device itself only where
 // requests that are no claims get it whole.
 func (w *writer) card(g device.GPU) {
+	if w.foreign[g.UUID] {
+		return
+	}
 	if !g.MIG.Enabled() {
 		w.devices = append(w.devices, w.whole(g, nil))
 		return

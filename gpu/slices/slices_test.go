@@ -335,6 +335,10 @@ func TestOfWhatCannotBeRead(t *testing.T) {
 	if p := Read(nil); p.Complete || p.Node != "" {
 		t.Errorf("nothing reads as %+v", p)
 	}
+	foreign := Node{Name: "node-1", Machine: load(t, "h200-mig"), Share: mixed, Others: func(r string) bool { return strings.HasSuffix(r, "1g.18gb") }}
+	if p := Read(published(foreign, 1)); len(p.Devices) != 2 {
+		t.Errorf("beside a plugin there are %+v", p.Devices)
+	}
 	if got := Of(Node{Name: "node-1"}); got != nil {
 		t.Errorf("a node without GPUs has %v", got)
 	}
