@@ -30,6 +30,9 @@ const (
 	// GPUDriver is the driver of the ResourceSlices that orch's own agents publish.
 	GPUDriver = "gpu.nvidia.com"
 
+	// GPUTaintKey is the taint of nodes with GPUs, as NVIDIA's charts tolerate it.
+	GPUTaintKey = "nvidia.com/gpu"
+
 	// AnnotationDevices names, on a pod, the devices that the scheduler chose for its
 	// containers: JSON, container to resource to ids. It is part of the binding; what a
 	// user wrote there is replaced.

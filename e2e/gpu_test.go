@@ -200,7 +200,7 @@ func TestGPUShares(t *testing.T) {
 	writeFile(t, config, "version: v1\nflags: {migStrategy: mixed}\nsharing:\n  timeSlicing:\n    resources:\n    - {name: nvidia.com/mig-"+profile+", replicas: 2}\n")
 	h := lab.New(t).Host("migbox")
 	h.Images()
-	h.StartServer(g.flags("--gpu-config", config)...)
+	server := h.StartServer(g.flags("--gpu-config", config, "--gpu-taint")...)
 	c := newCluster(t, h)
 	of := 0
 	for _, card := range g.GPUs {
@@ -221,6 +221,17 @@ func TestGPUShares(t *testing.T) {
 			return errors.New(out)
 		}
 		return nil
+	})
+	t.Run("nodes with GPUs are for pods that ask for some", func(t *testing.T) {
+		const taint = `{.spec.taints[?(@.key=="nvidia.com/gpu")].effect}`
+		c := cluster{h.For(t), c.ns}
+		c.Gets("node/migbox", taint, "NoSchedule")
+		c.Sleeper("plain")
+		c.Says("untolerated taint", "describe", "pod", "plain")
+		server.Stop()
+		server.RestartWithout("--gpu-taint")
+		c.Gets("node/migbox", taint, "")
+		c.Ready("plain")
 	})
 	t.Run("a configuration that is wrong is refused", func(t *testing.T) {
 		writeFile(t, config, "version: v1\nsharing: {timeSlicing: {resources: [{name: nvidia.com/gpu, replicas: 1}]}}\n")

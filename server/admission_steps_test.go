@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"maps"
 	"strings"
 	"testing"
@@ -11,6 +12,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"orch/api"
+	"orch/datastore/memory"
 	"orch/server/registry"
 )
 
@@ -98,5 +100,22 @@ func TestPodSecurityIsAudited(t *testing.T) {
 		!strings.HasPrefix(notes["pod-security.kubernetes.io/audit-violations"], `would violate PodSecurity "restricted:latest": allowPrivilegeEscalation != false`) ||
 		!strings.HasPrefix(warned, `would violate PodSecurity "restricted:v1.30": `) {
 		t.Errorf("%v %v %q", err, notes, warned)
+	}
+}
+
+// TestGPUTaintIsTolerated: with the setting, who asks for NVIDIA's resources by any name gets
+// onto tainted nodes; nobody else does, and nobody does without the setting.
+func TestGPUTaintIsTolerated(t *testing.T) {
+	const tolerated = `{"key":"nvidia.com/gpu","operator":"Exists","effect":"NoSchedule"}`
+	for _, on := range []bool{true, false} {
+		admin := user(t, start(t, memory.New(), func(c *Config) { c.GPUTaint = on; c.DisableAdmissionPlugins = []string{"ServiceAccount"} }), "admin", "system:masters")
+		setUp(t, admin, [2]string{"/api/v1/namespaces", `{"metadata":{"name":"a"}}`})
+		for name, want := range map[string]bool{"nvidia.com/gpu": on, "nvidia.com/mig-1g.10gb": on, "nvidia.com/gpu.shared": on, "example.com/gpu": false} {
+			body := fmt.Sprintf(`{"metadata":{"generateName":"p"},"spec":{"containers":[{"name":"c","image":"x:1","resources":{"limits":{"%s":"1"}}}]}}`, name)
+			code, text := admin.do("POST", "/api/v1/namespaces/a/pods", body)
+			if code != 201 || strings.Contains(text, tolerated) != want || strings.Count(text, tolerated) > 1 {
+				t.Errorf("setting %v, %s: %d %s", on, name, code, text)
+			}
+		}
 	}
 }

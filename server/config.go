@@ -44,6 +44,8 @@ type Config struct {
 	Disable                   []string
 	// Admission plugins, by upstream's names, beside those that are on by default.
 	EnableAdmissionPlugins, DisableAdmissionPlugins []string
+	// GPUTaint keeps pods that ask for no GPU off nodes that have some.
+	GPUTaint bool
 	// NoSecretsEncryption makes no keys for Secrets at the first start; SecretsProvider is the cipher
 	// of new keys, EncryptionConfig a file for further resources.
 	// ResetSecretsEncryption gives up Secrets whose key is lost.
@@ -79,6 +81,7 @@ func (c *Config) AddFlags(f *pflag.FlagSet) {
 	f.StringVar(&c.ServiceNodePortRange, "service-node-port-range", "30000-32767", "ports for Services of type NodePort")
 	f.StringSliceVar(&c.EnableAdmissionPlugins, "enable-admission-plugins", nil, "admission plugins that are off by default: AlwaysPullImages, DenyServiceExternalIPs, ExtendedResourceToleration, OwnerReferencesPermissionEnforcement")
 	f.StringSliceVar(&c.DisableAdmissionPlugins, "disable-admission-plugins", nil, "admission plugins to leave out, such as PodSecurity")
+	f.BoolVar(&c.GPUTaint, "gpu-taint", false, "taint the nodes that have GPUs with nvidia.com/gpu=present:NoSchedule; pods that ask for NVIDIA's resources get the toleration (admission plugin ExtendedResourceToleration)")
 	f.StringSliceVar(&c.Disable, "disable", nil, "packaged parts to leave out: "+strings.Join(disableable, ", "))
 	f.BoolFunc("secrets-encryption", "keep Secrets encrypted in the datastore; false makes no keys at the first start (default true)", func(v string) error {
 		on, err := strconv.ParseBool(v)

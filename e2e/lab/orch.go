@@ -191,6 +191,13 @@ func (p *Process) Restart() {
 	p.waitReady(want, 60*time.Second)
 }
 
+// RestartWithout starts it again without one of its arguments.
+func (p *Process) RestartWithout(arg string) {
+	p.Helper()
+	p.args = slices.DeleteFunc(slices.Clone(p.args), func(a string) bool { return a == arg })
+	p.Restart()
+}
+
 // killContainers ends the shims and containers that outlive orch.
 func (h *Host) killContainers() {
 	for _, pid := range h.shims() {

@@ -13,6 +13,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"time"
 
 	"orch/api"
@@ -39,6 +40,8 @@ type Config struct {
 	Webhooks *webhook.Client
 	// Enable names steps that are off by default, Disable steps to leave out.
 	Enable, Disable []string
+	// GPUTaint: nodes with GPUs are tainted, so pods that ask for some are let onto them.
+	GPUTaint bool
 	// Now is the clock; nil is time.Now.
 	Now func() time.Time
 }
@@ -100,7 +103,11 @@ func New(cfg Config) (*List, error) {
 		policies: policy.New(policy.Config{Cache: cfg.Cache, Registry: cfg.Registry, Authorizer: rights{cfg.Access}}),
 		byKind:   map[*api.Facts][]step{},
 	}
-	steps, err := chosen(l.steps(), cfg.Enable, cfg.Disable)
+	on := cfg.Enable
+	if cfg.GPUTaint && !slices.Contains(cfg.Disable, tolerating) {
+		on = append(slices.Clone(on), tolerating)
+	}
+	steps, err := chosen(l.steps(), on, cfg.Disable)
 	if err != nil {
 		return nil, fmt.Errorf("setting up admission: %w", err)
 	}
@@ -158,7 +165,7 @@ func (l *List) steps() []step {
 		{name: "DefaultTolerationSeconds", kinds: pods, admit: l.defaultTolerations},
 		{name: "StorageObjectInUseProtection", kinds: volumes, admit: l.inUseProtection},
 		{name: "GPUShares", kinds: pods, admit: l.gpuShares, validate: l.gpuSharesCheck},
-		{name: "ExtendedResourceToleration", optional: true, kinds: pods, admit: l.tolerateExtended},
+		{name: tolerating, optional: true, kinds: pods, admit: l.tolerateExtended},
 		{name: "OwnerReferencesPermissionEnforcement", optional: true, validate: l.ownerPermission},
 		{name: "DefaultStorageClass", kinds: claims, admit: l.defaultStorageClass},
 		{name: "PersistentVolumeClaimResize", kinds: claims, validate: l.claimResize},

@@ -128,6 +128,9 @@ func (l *List) denyExternalIPs(_ context.Context, a *registry.Attributes) error 
 	return nil
 }
 
+// tolerating is upstream's name of the step.
+const tolerating = "ExtendedResourceToleration"
+
 // tolerateExtended lets a pod onto nodes that are tainted with the name of a resource that it asks for.
 func (l *List) tolerateExtended(_ context.Context, a *registry.Attributes) error {
 	p, ok := object[core.Pod](a)
@@ -141,6 +144,10 @@ func (l *List) tolerateExtended(_ context.Context, a *registry.Attributes) error
 				names = append(names, s)
 			}
 		}
+	}
+	// A node that is tainted for its GPUs has them under several names.
+	if l.cfg.GPUTaint && slices.ContainsFunc(names, func(n string) bool { return strings.HasPrefix(n, "nvidia.com/") }) {
+		names = append(names, api.GPUTaintKey)
 	}
 	slices.Sort(names)
 	for _, n := range slices.Compact(names) {

@@ -20,6 +20,7 @@ import (
 	"orch/server/controllers/endpointslice"
 	"orch/server/controllers/eventttl"
 	"orch/server/controllers/garbage"
+	"orch/server/controllers/gputaint"
 	"orch/server/controllers/job"
 	"orch/server/controllers/namespace"
 	"orch/server/controllers/nodeipam"
@@ -56,6 +57,8 @@ type Deps struct {
 	Others   namespace.Others
 	Owned    garbage.Others
 	Migrated storagemigration.Others
+	// GPUTaint has nodes with GPUs tainted.
+	GPUTaint bool
 	// Now is the clock; nil means the real one.
 	Now func() time.Time
 }
@@ -96,6 +99,7 @@ func Specs(d Deps) ([]reconcile.Spec, error) {
 		volumeprotection.Specs(c),
 		resourceclaim.Specs(resourceclaim.Deps{Client: c, Events: rec}),
 		storagemigration.Specs(storagemigration.Deps{Client: c, Kinds: d.Kinds, Changed: d.Changed, Others: d.Migrated, Now: now}),
+		gputaint.Specs(c, d.GPUTaint),
 		devicetaint.Specs(devicetaint.Deps{Client: c, Events: rec, Now: now}),
 		// Namespaces and what is in them.
 		serviceaccount.Specs(c),
