@@ -13,6 +13,7 @@ import (
 	"k8s.io/component-helpers/scheduling/corev1/nodeaffinity"
 
 	"orch/agent/pods/status"
+	"orch/gpu/share"
 )
 
 // Check returns nil if the pod can run on the node beside those that run there.
@@ -57,10 +58,10 @@ func fits(pod *core.Pod, node *core.Node, running []*core.Pod) *status.Verdict {
 	if n, ok := free[core.ResourcePods]; ok && int64(len(running)+1) > n.Value() {
 		return outOf(core.ResourcePods, 1, int64(len(running)), n.Value())
 	}
-	want := resources.PodRequests(pod, resources.PodResourcesOptions{})
+	want := requests(pod)
 	used := core.ResourceList{}
 	for _, p := range running {
-		for name, q := range resources.PodRequests(p, resources.PodResourcesOptions{}) {
+		for name, q := range requests(p) {
 			sum := used[name]
 			sum.Add(q)
 			used[name] = sum
@@ -78,6 +79,12 @@ func fits(pod *core.Pod, node *core.Node, running []*core.Pod) *status.Verdict {
 		}
 	}
 	return nil
+}
+
+// requests are what a pod counts for in sums. Cards that it has parts of are not: who may
+// have which of them is the ledger's to say.
+func requests(pod *core.Pod) core.ResourceList {
+	return share.Counted(pod, resources.PodRequests(pod, resources.PodResourcesOptions{}))
 }
 
 // number counts CPUs in thousandths and everything else in units.

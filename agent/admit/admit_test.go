@@ -18,10 +18,11 @@ func pod(t *testing.T, text string) *core.Pod {
 func TestCheck(t *testing.T) {
 	node := &core.Node{}
 	node.Labels = map[string]string{"zone": "a"}
-	if err := yaml.Unmarshal([]byte(`{allocatable: {cpu: "2", memory: 1Gi, pods: "3"}}`), &node.Status); err != nil {
+	if err := yaml.Unmarshal([]byte(`{allocatable: {cpu: "2", memory: 1Gi, pods: "3", nvidia.com/gpu: 1, nvidia.com/gpumem: 8000}}`), &node.Status); err != nil {
 		t.Fatal(err)
 	}
 	running := []*core.Pod{pod(t, `{containers: [{name: a, ports: [{containerPort: 80, hostPort: 80}], resources: {requests: {cpu: 500m, memory: 512Mi}}}]}`)}
+	part := []*core.Pod{pod(t, `{containers: [{name: a, resources: {limits: {nvidia.com/gpu: 1, nvidia.com/gpumem: 3000}, requests: {nvidia.com/gpu: 1, nvidia.com/gpumem: 3000}}}]}`)}
 	two := append(running, &core.Pod{}, &core.Pod{})
 	for _, tt := range []struct {
 		name, pod       string
@@ -32,6 +33,8 @@ func TestCheck(t *testing.T) {
 		{"cpu", `{containers: [{name: a, resources: {requests: {cpu: "1600m"}}}]}`, running, "OutOfcpu", "Pod was rejected: Node didn't have enough resource: cpu, requested: 1600, used: 500, capacity: 2000"},
 		{"memory", `{containers: [{name: a, resources: {requests: {memory: 513Mi}}}]}`, running, "OutOfmemory", "Pod was rejected: Node didn't have enough resource: memory, requested: 537919488, used: 536870912, capacity: 1073741824"},
 		{"unknown resource", `{containers: [{name: a, resources: {requests: {x.io/gpu: 1}}}]}`, running, "OutOfx.io/gpu", "Pod was rejected: Node didn't have enough resource: x.io/gpu, requested: 1, used: 0, capacity: 0"},
+		{"a part of a card that another one has a part of", `{containers: [{name: a, resources: {limits: {nvidia.com/gpu: 1, nvidia.com/gpumem: 3000}, requests: {nvidia.com/gpu: 1, nvidia.com/gpumem: 3000}}}]}`, part, "", ""},
+		{"more parts than the node has", `{containers: [{name: a, resources: {limits: {nvidia.com/gpu: 1, nvidia.com/gpumem: 6000}, requests: {nvidia.com/gpu: 1, nvidia.com/gpumem: 6000}}}]}`, part, "OutOfnvidia.com/gpumem", "Pod was rejected: Node didn't have enough resource: nvidia.com/gpumem, requested: 6000, used: 3000, capacity: 8000"},
 		{"pods", `{containers: [{name: a}]}`, two, "OutOfpods", "Pod was rejected: Node didn't have enough resource: pods, requested: 1, used: 3, capacity: 3"},
 		{"selector", `{nodeSelector: {zone: b}, containers: [{name: a}]}`, running, "NodeAffinity", "Pod was rejected: Predicate NodeAffinity failed: node(s) didn't match Pod's node affinity/selector"},
 		{"host port", `{containers: [{name: a, ports: [{containerPort: 1, hostPort: 80, hostIP: 10.0.0.1}]}]}`, running, "NodePorts", "Pod was rejected: Predicate NodePorts failed: node(s) didn't have free ports for the requested pod ports"},

@@ -33,7 +33,7 @@ func (m *Manager) Admit(pod *core.Pod) error {
 	}
 	a := allocation{offer: offer, busy: now.busy(offer), named: named}
 	for part := range reserved {
-		a.busy.parts[part] = false
+		a.busy.parts[part], a.busy.whole[part] = false, true
 	}
 	// What nobody offers is only a number on the node.
 	given, err := alloc.Walk(alloc.Asks(pod, func(name string) bool { _, ok := offer[name]; return ok && extended(core.ResourceName(name)) }), a.pick)
@@ -91,12 +91,11 @@ func extended(name core.ResourceName) bool {
 
 // busy are the parts that somebody holds, and whether as a share; and ids by resource.
 func (l ledger) busy(offer map[string]offered) busy {
-	b := busy{ids: map[string][]string{}, parts: map[string]bool{}}
+	b := busy{ids: map[string][]string{}, parts: map[string]bool{}, whole: map[string]bool{}}
 	of := devicesOf(offer)
 	for _, h := range l.holdings() {
-		b.ids[h.Name] = append(b.ids[h.Name], h.IDs...)
 		for _, id := range h.IDs {
-			b.take(of(h.Name, id))
+			b.take(h.Name, of(h.Name, id), id)
 		}
 	}
 	return b
@@ -131,13 +130,19 @@ func partOf(id string) string {
 
 type busy struct {
 	ids map[string][]string
-	// parts that are held; true for those of which only shares are.
+	// parts that are held; true for those of which only replicas are.
 	parts map[string]bool
+	// whole are parts that are held otherwise than by amounts.
+	whole map[string]bool
 }
 
-func (b *busy) take(d Device) {
+func (b *busy) take(resource string, d Device, id string) {
+	b.ids[resource] = append(b.ids[resource], id)
 	shared, held := b.parts[d.Part]
 	b.parts[d.Part] = d.Shared && (!held || shared)
+	if _, amount := alloc.ParseShare(id); !amount {
+		b.whole[d.Part] = true
+	}
 }
 
 // free tells whether d can be given beside what is held.
@@ -159,6 +164,9 @@ type allocation struct {
 // pick chooses devices for a container that has some already.
 func (a *allocation) pick(by alloc.Ask, want alloc.Want, has []string) (ids []string, err error) {
 	o := a.offer[want.Resource]
+	if sharer, ok := o.provider.(Sharer); ok && want.Part() {
+		return a.part(sharer, by, want, has)
+	}
 	if named, ok := a.named[by.Container][want.Resource]; ok {
 		ids, err = a.obey(o, want, named, has)
 	} else {
@@ -168,9 +176,28 @@ func (a *allocation) pick(by alloc.Ask, want alloc.Want, has []string) (ids []st
 		return nil, fmt.Errorf("Allocate failed due to %w, which is unexpected", err)
 	}
 	for _, id := range ids {
-		a.busy.ids[want.Resource] = append(a.busy.ids[want.Resource], id)
 		i := slices.IndexFunc(o.devices, func(d Device) bool { return d.ID == id })
-		a.busy.take(o.devices[i])
+		a.busy.take(want.Resource, o.devices[i], id)
+	}
+	return ids, nil
+}
+
+// part chooses parts of devices.
+func (a *allocation) part(s Sharer, by alloc.Ask, want alloc.Want, spare []string) ([]string, error) {
+	o := a.offer[want.Resource]
+	c := PartChoice{Resource: want.Resource, Want: want.Share, Chosen: a.named[by.Container][want.Resource], Held: a.busy.ids[want.Resource], Spare: spare}
+	for _, d := range o.devices {
+		if d.Healthy && !a.busy.whole[d.Part] {
+			c.Free = append(c.Free, d.ID)
+		}
+	}
+	ids, err := s.ChooseParts(c)
+	if err != nil {
+		return nil, fmt.Errorf("Allocate failed due to %w, which is unexpected", err)
+	}
+	of := devicesOf(a.offer)
+	for _, id := range ids {
+		a.busy.take(want.Resource, of(want.Resource, id), id)
 	}
 	return ids, nil
 }

@@ -19,6 +19,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"orch/agent/host"
+	"orch/gpu/share"
 )
 
 // Device is one unit of a resource.
@@ -55,6 +56,27 @@ type Choice struct {
 	Free, Must []string
 	// Held are the resource's ids in use.
 	Held []string
+}
+
+// Sharer is a Provider whose devices can be held in parts too, by amounts. The ids of
+// parts (alloc.Share) are not among those that it offers.
+type Sharer interface {
+	// ChooseParts picks parts, or looks at those that are chosen already, if any. Its error says
+	// what is short.
+	ChooseParts(c PartChoice) ([]string, error)
+	// Amounts are what the node has in all, and what of it can be used, by resource.
+	Amounts() (all, usable map[string]int64)
+}
+
+// PartChoice is what a Sharer is asked to choose.
+type PartChoice struct {
+	Resource string
+	Want     share.Request
+	// Chosen is the scheduler's choice; nil if there is none.
+	Chosen []string
+	// Free are devices that nobody holds but in parts, Held the resource's ids in use, Spare
+	// the parts that the pod's containers that have ended pass on.
+	Free, Held, Spare []string
 }
 
 // Preparer is a Provider that is asked once about the devices of a container, before its
@@ -177,6 +199,15 @@ func (m *Manager) Resources() (capacity, allocatable core.ResourceList) {
 		}
 		capacity[core.ResourceName(name)] = *resource.NewQuantity(int64(len(o.devices)), resource.DecimalSI)
 		allocatable[core.ResourceName(name)] = *resource.NewQuantity(int64(healthy), resource.DecimalSI)
+		s, ok := o.provider.(Sharer)
+		if !ok || name != share.GPU {
+			continue
+		}
+		all, usable := s.Amounts()
+		for name, n := range all {
+			capacity[core.ResourceName(name)] = *resource.NewQuantity(n, resource.DecimalSI)
+			allocatable[core.ResourceName(name)] = *resource.NewQuantity(usable[name], resource.DecimalSI)
+		}
 	}
 	return capacity, allocatable
 }

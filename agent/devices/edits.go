@@ -10,6 +10,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"orch/agent/host"
+	"orch/gpu/alloc"
 )
 
 // maxAnswer bounds what is kept of a provider's answer.
@@ -127,10 +128,15 @@ func (m *Manager) Status(uid types.UID) map[string][]core.ResourceStatus {
 			for _, d := range offer[name].devices {
 				health[name+" "+d.ID] = healthOf(d)
 			}
+			for _, id := range byName[name] { // a part is as healthy as what it is of
+				if _, ok := alloc.ParseShare(id); ok {
+					health[name+" "+id] = health[name+" "+partOf(id)]
+				}
+			}
 			s := core.ResourceStatus{Name: core.ResourceName(name)}
 			for _, id := range byName[name] {
 				h, ok := health[name+" "+id]
-				if !ok {
+				if !ok || h == "" {
 					h = core.ResourceHealthStatusUnknown
 				}
 				s.Resources = append(s.Resources, core.ResourceHealth{ResourceID: core.ResourceID(id), Health: h})

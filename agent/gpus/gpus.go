@@ -10,8 +10,10 @@ package gpus
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -84,6 +86,7 @@ type found struct {
 
 var (
 	_ devices.Provider = (*GPUs)(nil)
+	_ devices.Sharer   = (*GPUs)(nil)
 	_ node.Extra       = Extra{}
 )
 
@@ -171,6 +174,49 @@ func (g *GPUs) Choose(c devices.Choice) ([]string, error) {
 		ids = append(ids, u.ID)
 	}
 	return ids, nil
+}
+
+// ChooseParts picks parts of cards, or looks at the scheduler's choice.
+func (g *GPUs) ChooseParts(c devices.PartChoice) ([]string, error) {
+	m := g.config.Look().Machine
+	units, _ := alloc.Offer(m, g.config.Share)
+	r := alloc.ShareRequest{Want: c.Want, Held: c.Held, Spare: c.Spare}
+	for _, u := range units {
+		if u.Resource != c.Resource {
+			continue
+		}
+		r.All = append(r.All, u)
+		if slices.Contains(c.Free, u.ID) {
+			r.Free = append(r.Free, u)
+		}
+	}
+	if c.Chosen == nil {
+		return alloc.ChooseShares(m, r)
+	}
+	if err := alloc.CheckShares(r, c.Chosen); err != nil {
+		return nil, fmt.Errorf("the scheduler's choice: %w", err)
+	}
+	return c.Chosen, nil
+}
+
+// Amounts are the sums of what can be held in parts: other schedulers, quota and people
+// read them. A card that is offered in replicas has none.
+func (g *GPUs) Amounts() (all, usable map[string]int64) {
+	v := g.config.Look()
+	units, _ := alloc.Offer(v.Machine, g.config.Share)
+	all, usable = map[string]int64{}, map[string]int64{}
+	for _, u := range units {
+		if u.Resource != share.GPU || u.Replica >= 0 || u.MemoryMiB == 0 {
+			continue
+		}
+		for name, n := range map[string]int64{share.Memory: u.MemoryMiB, share.Cores: 100, share.MemoryPercent: 100} {
+			all[name] += n
+			if v.Allocatable(u.Device()) {
+				usable[name] += n
+			}
+		}
+	}
+	return all, usable
 }
 
 // Labels are those of the node. The time in them is left out: it would be the only

@@ -54,6 +54,8 @@ type ShareRequest struct {
 	// Free are the units of nvidia.com/gpu that health allows and that nobody holds but in
 	// shares. Only whole ones count: a card that is offered in replicas is shared already.
 	Free []Unit
+	// All are those of the node, for the sentence that says what is short.
+	All []Unit
 	// Held are the ids in use on the node; those that are no shares are not looked at.
 	Held []string
 	// Spare are shares that the pod's earlier containers pass on.
@@ -146,12 +148,12 @@ func ChooseShares(m device.Machine, r ShareRequest) ([]string, error) {
 	used := usageOf(r.Held, r.Spare)
 	var places []place
 	for _, u := range r.Free {
-		if p, ok := fit(m, u, r.Want, used[u.Card]); ok {
+		if p, ok := fit(u, r.Want, used[u.Card]); ok {
 			places = append(places, p)
 		}
 	}
 	if len(places) < r.Want.Cards {
-		return nil, shortage(m, r, used, len(places))
+		return nil, shortage(r, used, len(places))
 	}
 	slices.SortStableFunc(places, func(a, b place) int {
 		return cmp.Or(first(a.spare, b.spare), first(a.shared, b.shared), cmp.Compare(a.leftMiB, b.leftMiB), cmp.Compare(a.unit.Order, b.unit.Order))
@@ -209,9 +211,9 @@ func fresh(m device.Machine, places []place, n int) []place {
 }
 
 // fit tells whether and where on a unit the request fits.
-func fit(m device.Machine, u Unit, want share.Request, has *usage) (place, bool) {
-	size, ok := memoryMiB(m, u)
-	if !ok || u.Replica >= 0 {
+func fit(u Unit, want share.Request, has *usage) (place, bool) {
+	size := u.MemoryMiB
+	if size == 0 || u.Replica >= 0 {
 		return place{}, false
 	}
 	a := want.On(size)
@@ -244,53 +246,37 @@ func freeSlot(slots map[int]share.Amount) int {
 	}
 }
 
-// memoryMiB is the memory of a unit; ok is false where nobody knows.
-func memoryMiB(m device.Machine, u Unit) (int64, bool) {
-	if u.MIG != "" {
-		d, ok := m.MIGDevice(u.MIG)
-		if !ok || d.MemoryBytes == nil {
-			return 0, false
-		}
-		return int64(*d.MemoryBytes >> 20), true
-	}
-	g, ok := m.GPU(u.Card)
-	if !ok || g.MemoryBytes == nil {
-		return 0, false
-	}
-	return int64(*g.MemoryBytes >> 20), true
-}
-
 // shortage finds the sentence for a request that does not fit.
-func shortage(m device.Machine, r ShareRequest, used map[string]*usage, fit int) *Shortage {
-	var largest, mostFree, enoughMemory int64
-	for _, g := range m.GPUs {
-		if g.MemoryBytes != nil {
-			largest = max(largest, int64(*g.MemoryBytes>>20))
+func shortage(r ShareRequest, used map[string]*usage, fit int) *Shortage {
+	var largest, mostFree, cards int64
+	enough := false // of memory, somewhere
+	for _, u := range r.All {
+		if u.Replica < 0 {
+			largest, cards = max(largest, u.MemoryMiB), cards+1
 		}
 	}
 	for _, u := range r.Free {
-		size, ok := memoryMiB(m, u)
-		if !ok || u.Replica >= 0 {
+		if u.Replica >= 0 || u.MemoryMiB == 0 {
 			continue
 		}
-		free := size
+		free := u.MemoryMiB
 		if has := used[u.Card]; has != nil && u.MIG == "" {
 			free -= has.sum().MemoryMiB
 		}
 		mostFree = max(mostFree, free)
-		if free >= r.Want.On(size).MemoryMiB {
-			enoughMemory++
-		}
+		enough = enough || free >= r.Want.On(u.MemoryMiB).MemoryMiB
 	}
 	want := r.Want.On(largest)
 	switch {
+	case cards == 0:
+		return &Shortage{share.GPU, "parts of cards wanted, no card is offered as a whole", true}
 	case want.MemoryMiB > largest:
 		return &Shortage{share.Memory, fmt.Sprintf("%d MiB of one card wanted, the largest has %d", want.MemoryMiB, largest), true}
-	case r.Want.Cards > len(m.GPUs):
-		return &Shortage{share.GPU, fmt.Sprintf("parts of %d cards wanted, there are %d", r.Want.Cards, len(m.GPUs)), true}
+	case int64(r.Want.Cards) > cards:
+		return &Shortage{share.GPU, fmt.Sprintf("parts of %d cards wanted, there are %d", r.Want.Cards, cards), true}
 	case fit > 0 && fit < r.Want.Cards:
 		return &Shortage{share.GPU, fmt.Sprintf("%s of each of %d cards wanted, %d have that free", want, r.Want.Cards, fit), false}
-	case enoughMemory > 0:
+	case enough:
 		return &Shortage{share.Cores, fmt.Sprintf("%d %% of one card wanted, no card with enough memory has that free", want.CorePercent), false}
 	case mostFree == 0:
 		return &Shortage{share.GPU, "no card is shared with room or unused", false}
@@ -298,7 +284,59 @@ func shortage(m device.Machine, r ShareRequest, used map[string]*usage, fit int)
 	return &Shortage{share.Memory, fmt.Sprintf("%d MiB of one card wanted, %d are free at most", want.MemoryMiB, mostFree), false}
 }
 
+// CheckShares tells why shares that somebody else chose for the request cannot be had;
+// nil if they can.
+func CheckShares(r ShareRequest, chosen []string) error {
+	used := usageOf(r.Held, r.Spare)
+	if len(chosen) != r.Want.Cards {
+		return fmt.Errorf("%d shares are chosen where %d are wanted", len(chosen), r.Want.Cards)
+	}
+	seen := map[string]bool{}
+	for _, id := range chosen {
+		i := slices.IndexFunc(r.Free, func(u Unit) bool { return u.Device() == DeviceOf(id) })
+		if i < 0 || seen[DeviceOf(id)] {
+			return fmt.Errorf("%s cannot be given in parts now", DeviceOf(id))
+		}
+		seen[DeviceOf(id)] = true
+		u, has := r.Free[i], used[r.Free[i].Card]
+		p, ok := fit(u, r.Want, has)
+		if !ok {
+			return fmt.Errorf("there is no room for %s on %s", r.Want.On(u.MemoryMiB), u.ID)
+		}
+		if u.MIG != "" {
+			if id != u.ID {
+				return fmt.Errorf("%s is no share of a MIG device", id)
+			}
+			continue
+		}
+		s, ok := ParseShare(id)
+		if !ok || s.Amount != p.share.Amount {
+			return fmt.Errorf("%s is not the share that is wanted, %s", id, p.share.Amount)
+		}
+		if !has.gives(s.Slot) {
+			return fmt.Errorf("%s is in use", id)
+		}
+	}
+	return nil
+}
+
+// gives tells whether a slot is empty, or is passed on.
+func (u *usage) gives(slot int) bool {
+	if u == nil {
+		return true
+	}
+	_, taken := u.slots[slot]
+	return !taken || slices.ContainsFunc(u.spare, func(s Share) bool { return s.Slot == slot })
+}
+
 // SharedCards are those of which somebody holds a share, sorted.
 func SharedCards(held []string) []string {
 	return slices.Sorted(maps.Keys(usageOf(held, nil)))
+}
+
+// sameSlot tells that two ids are of one place on one card.
+func sameSlot(a, b string) bool {
+	x, ok := ParseShare(a)
+	y, also := ParseShare(b)
+	return ok && also && x.Card == y.Card && x.Slot == y.Slot
 }

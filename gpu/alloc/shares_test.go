@@ -65,7 +65,7 @@ func TestChooseShares(t *testing.T) {
 		{"what an init container had", share.Request{Cards: 1, MemoryMiB: 60000}, []string{"A::share-0.50000m.0c"}, []string{"A::share-0.50000m.0c"}, "BC", "A::share-0.60000m.0c"},
 		{"not more than its slot gives", share.Request{Cards: 1, MemoryMiB: 60000}, []string{"A::share-0.50000m.0c", "A::share-1.30000m.0c"}, []string{"A::share-0.50000m.0c"}, "BC", "Insufficient nvidia.com/gpumem"},
 	} {
-		got, err := ChooseShares(m, ShareRequest{Want: tc.want, Free: without(m, tc.whole), Held: tc.held, Spare: tc.spare})
+		got, err := ChooseShares(m, ShareRequest{Want: tc.want, Free: without(m, tc.whole), All: without(m, ""), Held: tc.held, Spare: tc.spare})
 		if err != nil {
 			if !errors.Is(err, ErrTooFew) || !strings.HasPrefix(err.Error(), tc.expect) {
 				t.Errorf("%s: %v", tc.name, err)

@@ -28,6 +28,8 @@ type Unit struct {
 	// Replica is n of UUID::n, -1 for a device that is not shared.
 	Replica int
 	NUMA    *int
+	// MemoryMiB of the device; 0 where nobody knows.
+	MemoryMiB int64
 	// Order is the place on the bus, which decides among equals: the card's index * 256,
 	// plus the index of a MIG device.
 	Order int
@@ -69,7 +71,11 @@ func usable(m device.Machine) []device.GPU {
 }
 
 func card(g device.GPU) []Unit {
-	return []Unit{{ID: g.UUID, Resource: share.GPU, Card: g.UUID, Replica: -1, NUMA: g.NUMANode, Order: g.Index << 8}}
+	u := Unit{ID: g.UUID, Resource: share.GPU, Card: g.UUID, Replica: -1, NUMA: g.NUMANode, Order: g.Index << 8}
+	if g.MemoryBytes != nil {
+		u.MemoryMiB = int64(*g.MemoryBytes >> 20)
+	}
+	return []Unit{u}
 }
 
 func parts(g device.GPU, name func(device.MIGDevice) string) []Unit {
@@ -78,7 +84,7 @@ func parts(g device.GPU, name func(device.MIGDevice) string) []Unit {
 		if d.UUID == "" || d.Problem != nil {
 			continue
 		}
-		out = append(out, Unit{ID: d.UUID, Resource: name(d), Card: g.UUID, MIG: d.UUID, Replica: -1, NUMA: g.NUMANode, Order: g.Index<<8 + d.Index})
+		out = append(out, Unit{ID: d.UUID, Resource: name(d), Card: g.UUID, MIG: d.UUID, Replica: -1, NUMA: g.NUMANode, Order: g.Index<<8 + d.Index, MemoryMiB: int64(d.Kind.MemoryMiB)})
 	}
 	return out
 }

@@ -154,7 +154,8 @@ func (r *reader) device(d *resource.Device) {
 	}
 	r.Devices = append(r.Devices, out)
 	r.machine(out, f)
-	r.units(out, f)
+	capacity := d.Capacity[memory].Value
+	r.units(out, f, capacity.Value()>>20)
 }
 
 // placement follows from the counters that the device consumes.
@@ -196,12 +197,12 @@ func (r *reader) machine(d Device, f facts) {
 	r.Machine.GPUs = append(r.Machine.GPUs, g)
 }
 
-func (r *reader) units(d Device, f facts) {
+func (r *reader) units(d Device, f facts, mib int64) {
 	if d.Resource == "" || d.UUID == "" {
 		return
 	}
 	order, _ := f.number(AttrOrder)
-	u := alloc.Unit{ID: d.UUID, Resource: d.Resource, Card: d.Card, Replica: -1, Order: order}
+	u := alloc.Unit{ID: d.UUID, Resource: d.Resource, Card: d.Card, Replica: -1, Order: order, MemoryMiB: mib}
 	if d.MIG {
 		u.MIG = d.UUID
 	}
