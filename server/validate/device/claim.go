@@ -1,7 +1,6 @@
 // Package device holds the rules of resource.k8s.io: device classes, claims and
 // their templates, slices and taints. All functions are pure, with upstream's paths
-// and words. CEL expressions are checked for their length only: whether one compiles
-// is found where devices are allocated. Whether a namespace may have admin access
+// and words. Whether a namespace may have admin access
 // is admission's. Start reading at Claim, then Slice.
 package device
 
@@ -12,6 +11,7 @@ import (
 	"strings"
 
 	resource "k8s.io/api/resource/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"orch/server/validate/podspec"
@@ -24,10 +24,16 @@ var (
 )
 
 // Class checks selectors, configuration and extended resource name.
-func Class(o *resource.DeviceClass) field.ErrorList {
+func Class(o *resource.DeviceClass) field.ErrorList { return ClassUpdate(o, &resource.DeviceClass{}) }
+
+// ClassUpdate takes selectors that are as before for good: the rules for expressions may have
+// become stricter since.
+func ClassUpdate(o, old *resource.DeviceClass) field.ErrorList {
 	var e rule.Errors
 	s := &o.Spec
-	selectors(&e, s.Selectors, specPath.Child("selectors"))
+	if !equality.Semantic.DeepEqual(s.Selectors, old.Spec.Selectors) {
+		selectors(&e, s.Selectors, specPath.Child("selectors"))
+	}
 	if at := specPath.Child("config"); e.AtMost(at, len(s.Config), resource.DeviceConfigMaxSize) {
 		for i := range s.Config {
 			configuration(&e, &s.Config[i].DeviceConfiguration, at.Index(i))
@@ -38,7 +44,6 @@ func Class(o *resource.DeviceClass) field.ErrorList {
 	}
 	return e.List()
 }
-func ClassUpdate(o, _ *resource.DeviceClass) field.ErrorList { return Class(o) }
 
 // Claim checks what is asked for.
 func Claim(o *resource.ResourceClaim) field.ErrorList { return claim(&o.Spec.Devices, specPath) }
@@ -204,8 +209,7 @@ func derived(e *rule.Errors, list []resource.DeviceDerivedAttribute, compared co
 		if a.Name != "" && !compared.uses(request, a.Name) {
 			e.Invalid(at.Child("name"), a.Name, "must be referenced by at least one matchAttribute or distinctAttribute constraint targeting this request")
 		}
-		e.Need(at.Child("expression"), a.Expression)
-		e.Shorter(at.Child("expression"), a.Expression, resource.CELSelectorExpressionMaxLength)
+		expression(e, a.Expression, true, at.Child("expression"))
 		if seen.Again(string(a.Name)) {
 			e.Duplicate(at, a.Name)
 		}
@@ -221,9 +225,7 @@ func selectors(e *rule.Errors, list []resource.DeviceSelector, p *field.Path) {
 			e.Required(p.Index(i).Child("cel"), "")
 			continue
 		}
-		at := p.Index(i).Child("cel", "expression")
-		e.Need(at, s.CEL.Expression)
-		e.Shorter(at, s.CEL.Expression, resource.CELSelectorExpressionMaxLength)
+		expression(e, s.CEL.Expression, false, p.Index(i).Child("cel", "expression"))
 	}
 }
 
