@@ -150,6 +150,9 @@ type Store interface {
 	Watch(ctx context.Context, prefix string, after int64) (Watcher, error)
 	// Revision is the newest one that readers can see.
 	Revision() int64
+	// Oldest is the oldest revision that pages of a list may still show. It moves with Compact
+	// and, while there are commits, with time, also where older states can still be read.
+	Oldest() int64
 	// Compact drops history: versions replaced at or before revision.
 	Compact(ctx context.Context, revision int64) error
 	// Snapshot writes a copy of the store as of now, while it is in use.

@@ -232,6 +232,27 @@ func TestCompactionByAgeAndSize(t *testing.T) {
 	}
 }
 
+// TestPagesExpireByAge: where few versions are replaced nothing was ever compacted, and a token of a list
+// served for days.
+func TestPagesExpireByAge(t *testing.T) {
+	s, err := Open(Config{Path: filepath.Join(t.TempDir(), "state.db"), KeepHistory: time.Millisecond})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	first := mustCommit(t, s, put("/a", "1"))
+	if old := s.Oldest(); old > first {
+		t.Fatalf("revision %d is too old at once, the oldest is %d", first, old)
+	}
+	time.Sleep(5 * time.Millisecond)
+	if last := mustCommit(t, s, put("/a", "2")); s.Oldest() != first {
+		t.Errorf("after revision %d the oldest is %d, want %d", last, s.Oldest(), first)
+	}
+	if _, err := s.Get(context.Background(), "/a", first); err != nil {
+		t.Errorf("one replaced version was worth a write: %v", err)
+	}
+}
+
 func BenchmarkCommit(b *testing.B) {
 	for _, parallel := range []int{1, 16, 128} {
 		b.Run(fmt.Sprintf("callers=%d", parallel), func(b *testing.B) {

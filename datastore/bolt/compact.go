@@ -16,7 +16,7 @@ const sampleEvery = 10 * time.Second
 type garbage struct {
 	versions int
 	bytes    int64
-	// samples, oldest first, map times to revisions; bounded by KeepHistory/sampleEvery.
+	// samples, oldest first, map times to revisions; those older than KeepHistory go.
 	samples []sample
 }
 
@@ -39,31 +39,36 @@ func (w *writer) track(p position, r record, bytes int) {
 
 // maybeCompact runs after a group, never from a timer: an idle store writes nothing.
 func (w *writer) maybeCompact() {
-	now := time.Now()
 	g := &w.garbage
-	if n := len(g.samples); n == 0 || now.Sub(g.samples[n-1].at) >= sampleEvery {
-		g.samples = append(g.samples, sample{now, w.next})
-	}
-	var target int64
-	for len(g.samples) > 0 && now.Sub(g.samples[0].at) > w.cfg.KeepHistory {
-		target = g.samples[0].revision
-		if g.versions < w.cfg.CompactAt {
-			break // not worth it; the sample stays for when it is
-		}
-		g.samples = g.samples[1:]
-	}
-	for len(g.samples) > int(w.cfg.KeepHistory/sampleEvery)+2 {
-		g.samples = g.samples[1:]
-	}
-	if g.bytes > w.cfg.KeepBytes {
+	w.age(time.Now())
+	target := w.oldest
+	switch {
+	case g.bytes > w.cfg.KeepBytes:
 		target = w.next - 1
-	} else if g.versions < w.cfg.CompactAt {
-		return
+	case g.versions < w.cfg.CompactAt:
+		return // not worth a write
 	}
 	if target > w.compacted {
 		if err := w.compact(target); err != nil {
 			w.cfg.Log.Error("compacting the datastore failed", "revision", target, "err", err)
 		}
+	}
+}
+
+// age moves oldest to the revision that was current KeepHistory ago.
+func (w *writer) age(now time.Time) {
+	g := &w.garbage
+	if n := len(g.samples); n == 0 || now.Sub(g.samples[n-1].at) >= sampleEvery {
+		g.samples = append(g.samples, sample{now, w.next})
+	}
+	oldest := w.oldest
+	for len(g.samples) > 0 && now.Sub(g.samples[0].at) > w.cfg.KeepHistory {
+		oldest, g.samples = g.samples[0].revision, g.samples[1:]
+	}
+	if oldest != w.oldest {
+		w.mu.Lock()
+		w.oldest = oldest
+		w.mu.Unlock()
 	}
 }
 
@@ -95,6 +100,12 @@ func (w *writer) compact(revision int64) error {
 	}
 	w.forgetPages()
 	return nil
+}
+
+func (s *Store) Oldest() int64 {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return max(s.compacted, s.oldest)
 }
 
 func (s *Store) Compact(ctx context.Context, revision int64) error {

@@ -90,6 +90,9 @@ type Store struct {
 	pending   map[position]record // lazy records that are not in the file yet
 	revision  int64
 	compacted int64
+	// oldest is the newest revision that was replaced longer than KeepHistory ago; compaction
+	// to it may wait until it is worth a write.
+	oldest    int64
 	closed    bool
 	closeOnce sync.Once
 }

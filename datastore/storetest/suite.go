@@ -201,6 +201,7 @@ func pastRevisions(t *tester) {
 	t.equal(t.list(datastore.ListRequest{Revision: 4, Limit: 1}), "/a=2@3 rev 4 more true")
 	t.is(t.Compact(ctx, 9), datastore.ErrFuture)
 	t.is(t.Compact(ctx, 4), nil)
+	t.equal(fmt.Sprint(t.Oldest()), "4")
 	t.equal(t.get("/a", 4), "2@2/3")
 	_, err := t.Get(ctx, "/a", 3)
 	t.is(err, datastore.ErrCompacted)

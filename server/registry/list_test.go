@@ -299,6 +299,32 @@ func rev(o *core.ConfigMap) int64 {
 	return n
 }
 
+// TestContinueExpires: a token of a kind that nobody changes expired never, as the page
+// comes from memory.
+func TestContinueExpires(t *testing.T) {
+	b := start(t)
+	for i := range 3 {
+		b.createMap(configMap(fmt.Sprintf("c%d", i)))
+	}
+	token := b.list(metav1.ListOptions{Limit: 2}).Continue
+	s := must[core.Secret](t)(b.Create(b.ctx, req(api.Secrets, ""), &core.Secret{ObjectMeta: metav1.ObjectMeta{Name: "s", Namespace: "default"}}, metav1.CreateOptions{}))
+	now, err := strconv.ParseInt(s.ResourceVersion, 10, 64)
+	if err == nil {
+		err = b.store.Compact(b.ctx, now)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = b.List(b.ctx, req(api.ConfigMaps, ""), metav1.ListOptions{Limit: 2, Continue: token})
+	var status apierrors.APIStatus
+	if !apierrors.IsResourceExpired(err) || !errors.As(err, &status) || status.Status().Continue == "" {
+		t.Fatalf("a page of a compacted state: %v", err)
+	}
+	if l := b.list(metav1.ListOptions{Limit: 2, Continue: status.Status().Continue}); fmt.Sprint(names(l)) != "[c2]" {
+		t.Errorf("going on: %v", names(l))
+	}
+}
+
 // forgetful is a store that has compacted everything before it was opened.
 type forgetful struct{ *memory.Store }
 

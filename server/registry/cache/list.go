@@ -38,6 +38,9 @@ func (c *Cache) List(ctx context.Context, k *Kind, o ListOptions) (Page, error) 
 	if err != nil {
 		return Page{}, err
 	}
+	if o.Revision > 0 && o.Revision < c.store.Oldest() {
+		return Page{}, datastore.ErrCompacted // even where nothing of the kind has changed since
+	}
 	seen := c.Revision()
 	t, applied := b.snapshot()
 	now := max(seen, applied)
