@@ -244,7 +244,7 @@ func (a *Agent) collect(ctx context.Context) error {
 	})
 }
 
-// imagesInUse lists the images of all containers that are there.
+// imagesInUse lists the images of all containers and volumes that are there.
 func (a *Agent) imagesInUse(ctx context.Context) (map[string]bool, error) {
 	list, err := a.deps.Engine.List(ctx)
 	if err != nil {
@@ -253,6 +253,13 @@ func (a *Agent) imagesInUse(ctx context.Context) (map[string]bool, error) {
 	out := map[string]bool{}
 	for _, c := range list {
 		out[c.ImageID] = true
+	}
+	mounted, err := a.deps.Volumes.Images()
+	if err != nil {
+		return nil, fmt.Errorf("listing images that are volumes: %w", err)
+	}
+	for _, id := range mounted {
+		out[id] = true
 	}
 	return out, nil
 }

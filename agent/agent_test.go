@@ -45,7 +45,11 @@ func (nothing) Create(context.Context, host.Sandbox) error            { return n
 func (nothing) Remove(context.Context, host.Sandbox) error            { return nil }
 func (nothing) Pinned(string) bool                                    { return true }
 func (nothing) SubPath(context.Context, host.SubPath) (string, error) { return "", nil }
-func (nothing) Unmount(context.Context, types.UID) error              { return nil }
+func (nothing) Image(context.Context, host.ImageVolume) (host.Mounted, error) {
+	return host.Mounted{}, nil
+}
+func (nothing) Images() ([]string, error)                { return nil, nil }
+func (nothing) Unmount(context.Context, types.UID) error { return nil }
 func (nothing) Mount(context.Context, *core.Pod) (map[string]host.Mounted, error) {
 	return nil, nil
 }

@@ -91,17 +91,32 @@ type SubPath struct {
 	Host Mounted
 }
 
+// ImageVolume asks for a volume of a pod that shows an image, or a directory in it.
+type ImageVolume struct {
+	Pod    types.UID
+	Volume string
+	// Image is the ID of a present image.
+	Image string
+	// Path is relative, expanded and free of ".."; empty for the whole.
+	Path string
+}
+
 // Volumes puts the volumes of pods on the host. Content that changes with
 // objects (config maps, secrets, tokens, the downward API) is kept up to date
 // by the implementation itself, from Mount to Unmount.
 type Volumes interface {
 	// Mount makes every volume of the pod available and returns where each lies,
-	// by name. Mounting a mounted pod again is no error. Errors read as the
+	// by name; volumes of type image, which containers bring when they start, are not
+	// among them. Mounting a mounted pod again is no error. Errors read as the
 	// message of a FailedMount event.
 	Mount(ctx context.Context, pod *core.Pod) (map[string]Mounted, error)
 	// SubPath makes sure that a part of a volume can be mounted without leaving
 	// the volume by a link, and returns its path on the host.
 	SubPath(ctx context.Context, s SubPath) (string, error)
+	// Image mounts an image as a volume and returns where it lies. Doing it again is no error.
+	Image(ctx context.Context, v ImageVolume) (Mounted, error)
+	// Images are the IDs of those that are mounted as volumes.
+	Images() ([]string, error)
 	// Unmount takes a pod's volumes away, with what emptyDirs hold. It works by what
 	// lies on the disk, also for pods that this process never mounted.
 	Unmount(ctx context.Context, uid types.UID) error

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -205,6 +206,37 @@ spec: {containers: [{name: a, image: "` + img + `", imagePullPolicy: ` + policy 
 	r.await("pull", "ImagePullBackOff", waitsFor("ImagePullBackOff"))
 	r.delete("pull")
 	r.awaitGone("pull")
+}
+
+// TestImageVolumes: volumes of type image stopped a pod before its first container.
+func TestImageVolumes(t *testing.T) {
+	r := newRig(t, fakeengine.Options{Images: []string{"x:1", "data:1"}, Pull: func(string, []engine.Auth) error { return errors.New("manifest unknown") }})
+	mount := func(name, image, mount string) {
+		r.create(`
+metadata: {name: ` + name + `}
+spec:
+  containers: [{name: a, image: "x:1", volumeMounts: [` + mount + `]}]
+  volumes: [{name: v, image: {reference: "` + image + `"}}]`)
+	}
+	mount("good", "data:1", "{name: v, mountPath: /v, subPath: etc}")
+	p := r.await("good", "ready", ready)
+	s, _ := r.engine.Spec(strings.TrimPrefix(p.Status.ContainerStatuses[0].ContainerID, "fake://"))
+	img, err := r.engine.Images().Resolve(t.Context(), "data:1")
+	if i := slices.IndexFunc(s.Mounts, func(m engine.Mount) bool { return m.Target == "/v" }); err != nil || i < 0 || !s.Mounts[i].ReadOnly || s.Mounts[i].Source != "/images/"+img.ID+"/etc" {
+		t.Errorf("mounts: %v %v", s.Mounts, err)
+	}
+	mount("unused", "none:1", "")
+	r.await("unused", "ready", ready)
+	mount("missing", "none:1", "{name: v, mountPath: /v}")
+	p = r.await("missing", "ImagePullBackOff", waitsFor("ImagePullBackOff"))
+	if m := p.Status.ContainerStatuses[0].State.Waiting.Message; !strings.Contains(m, `"none:1"`) {
+		t.Errorf("it waits for %q", m)
+	}
+	if told := r.events.all(); !strings.Contains(told, `missing  Warning Failed: Failed to pull image "none:1"`) {
+		t.Errorf("events:\n%s", told)
+	}
+	mount("part", "data:1", "{name: v, mountPath: /v, subPath: absent}")
+	r.await("part", "CreateContainerError", waitsFor("CreateContainerError"))
 }
 
 func TestConfigComesLate(t *testing.T) {

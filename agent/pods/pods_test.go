@@ -2,6 +2,7 @@ package pods_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/netip"
@@ -280,6 +281,9 @@ type fakeVolumes struct{}
 func (*fakeVolumes) Mount(_ context.Context, pod *core.Pod) (map[string]host.Mounted, error) {
 	out := map[string]host.Mounted{}
 	for _, v := range pod.Spec.Volumes {
+		if v.Image != nil {
+			continue
+		}
 		out[v.Name] = host.Mounted{Path: "/volumes/" + v.Name}
 	}
 	return out, nil
@@ -287,6 +291,13 @@ func (*fakeVolumes) Mount(_ context.Context, pod *core.Pod) (map[string]host.Mou
 func (*fakeVolumes) SubPath(_ context.Context, s host.SubPath) (string, error) {
 	return filepath.Join(s.Host.Path, s.Path), nil
 }
+func (*fakeVolumes) Image(_ context.Context, v host.ImageVolume) (host.Mounted, error) {
+	if v.Path == "absent" {
+		return host.Mounted{}, errors.New("ImageVolumeMountFailed: no such file or directory")
+	}
+	return host.Mounted{Path: filepath.Join("/images", v.Image, v.Path), ReadOnly: true}, nil
+}
+func (*fakeVolumes) Images() ([]string, error)                { return nil, nil }
 func (*fakeVolumes) Unmount(context.Context, types.UID) error { return nil }
 
 type recorder struct {

@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
@@ -38,6 +39,8 @@ type starting struct {
 	// stale are containers of earlier attempts to be removed.
 	stale []string
 	event func(eventType, reason, message string)
+	// volumes are the images that the container mounts, by the volume's name.
+	volumes map[string]engine.Image
 	// pid is the PID namespace: "host", a path, or empty for one of its own.
 	pid string
 	// created and running report to the worker.
@@ -47,6 +50,8 @@ type starting struct {
 // failure is why a start did not succeed, as the status says it.
 type failure struct {
 	reason, message string
+	// image is the one that could not be had.
+	image string
 	// ran is true when the container was made and counts as an attempt.
 	ran bool
 }
@@ -171,7 +176,7 @@ func (w *worker) pullBackoff(name string, c *plan.Container, f *failure) {
 	if f.reason != image.ErrImagePull {
 		return
 	}
-	until, img := c.NotBefore, w.imageOf(name)
+	until, img := c.NotBefore, f.image
 	box := w.box
 	time.AfterFunc(min(showPullError, c.PullDelay/2), func() {
 		box.post(func() {
@@ -185,23 +190,15 @@ func (w *worker) pullBackoff(name string, c *plan.Container, f *failure) {
 	})
 }
 
-func (w *worker) imageOf(name string) string {
-	n, ok := plan.Find(w.pod, name)
-	if !ok {
-		return ""
-	}
-	return n.Image
-}
-
 // run is the operation. It returns nil, or why the container does not run; an
 // empty reason means that ctx ended.
 func (s *starting) run(ctx context.Context) *failure {
-	img, err := s.p.Puller.Ensure(ctx, image.Request{
-		Image: s.named.Image, Policy: s.named.ImagePullPolicy, Event: s.event,
-		Auths: func(ctx context.Context, ref string) []engine.Auth { return s.p.auths(ctx, s.pod, ref) },
-	})
-	if err != nil {
-		return s.imageFailure(ctx, err)
+	if f := s.imageVolumes(ctx); f != nil {
+		return f
+	}
+	img, f := s.image(ctx, s.named.Image, s.named.ImagePullPolicy, s.event)
+	if f != nil {
+		return f
 	}
 	if !await(ctx, s.sandbox.base) || spec.Refers(s.named.Container) && !await(ctx, s.sandbox.net) {
 		return &failure{}
@@ -233,18 +230,6 @@ func await(ctx context.Context, c <-chan struct{}) bool {
 	}
 }
 
-func (s *starting) imageFailure(ctx context.Context, err error) *failure {
-	if ctx.Err() != nil {
-		return &failure{}
-	}
-	var e *image.Error
-	if !errors.As(err, &e) {
-		e = &image.Error{Reason: image.ErrImagePull, Err: err}
-	}
-	s.event(core.EventTypeWarning, "Failed", "Error: "+e.Reason)
-	return &failure{reason: e.Reason, message: e.Err.Error()}
-}
-
 // makeAndStart makes the container and lets it run once the network is there.
 func (s *starting) makeAndStart(ctx context.Context, img engine.Image) (plan.Instance, *failure) {
 	i := plan.Instance{
@@ -257,7 +242,11 @@ func (s *starting) makeAndStart(ctx context.Context, img engine.Image) (plan.Ins
 			return i, &failure{}
 		}
 		s.event(core.EventTypeWarning, "Failed", "Error: "+err.Error())
-		return i, &failure{reason: status.CreateConfigError, message: err.Error()}
+		f := &failure{reason: status.CreateConfigError, message: err.Error()}
+		if errors.As(err, &mountFailure{}) {
+			f.reason = status.CreateError
+		}
+		return i, f
 	}
 	if err := s.p.Engine.Create(ctx, es); err != nil {
 		if ctx.Err() != nil {
@@ -346,18 +335,19 @@ func (s *starting) build(ctx context.Context, id string, img engine.Image) (engi
 		Pod: s.pod, Container: s.named.Container, Role: s.named.Role, Attempt: s.attempt, ID: id, Image: img,
 		Objects: objects{ctx, p.Client}, Services: p.services(s.pod.Namespace),
 		PodIPs: ips, HostIPs: p.config.HostIPs, Allocatable: p.Allocatable(), MemoryCapacity: p.MemoryCapacity,
-		Sandbox: s.sandbox.Sandbox, Volumes: s.sandbox.volumes, SubPaths: map[int]string{},
+		Sandbox: s.sandbox.Sandbox, Volumes: map[string]host.Mounted{}, SubPaths: map[int]string{},
 		CgroupPath: p.Cgroups.PodPath(s.sandbox.class, s.pod.UID), CgroupV2: p.Cgroups.V2(), PidsLimit: p.config.PodPidsLimit,
 		OOMFloor: p.config.OOMFloor, SeccompDir: filepath.Join(p.config.RootDir, "seccomp"),
 		LogPath: p.logPath(s.pod, s.named.Name, s.attempt), LogBytes: p.config.LogMaxBytes, LogFiles: p.config.LogMaxFiles,
 	}
+	maps.Copy(in.Volumes, s.sandbox.volumes)
 	if in.PIDNamespace, err = s.pidNamespace(); err != nil {
 		return engine.Spec{}, err
 	}
 	if in.Files, err = s.mounts(id); err != nil {
 		return engine.Spec{}, err
 	}
-	if err := s.subPaths(ctx, &in); err != nil {
+	if err := s.placeVolumes(ctx, &in); err != nil {
 		return engine.Spec{}, err
 	}
 	if p.Devices != nil {
@@ -389,32 +379,6 @@ func (s *starting) pidNamespace() (string, error) {
 // pausePin is where the PID namespace of a pod is pinned, if it has one.
 func (p *Pods) pausePin(uid types.UID) string {
 	return filepath.Join(p.config.RunDir, "ns", string(uid), "pid")
-}
-
-// subPaths asks the volumes for the parts that are mounted.
-func (s *starting) subPaths(ctx context.Context, in *spec.Input) error {
-	for i, m := range in.Container.VolumeMounts {
-		part := m.SubPath
-		if m.SubPathExpr != "" {
-			vars, err := spec.Env(*in)
-			if err != nil {
-				return err
-			}
-			part = spec.Expand(m.SubPathExpr, vars.Lookup)
-		}
-		v, ok := in.Volumes[m.Name]
-		if part == "" || !ok {
-			continue
-		}
-		path, err := s.p.Volumes.SubPath(ctx, host.SubPath{
-			Pod: s.pod.UID, Volume: m.Name, Container: in.Container.Name, Index: i, Path: part, Host: v,
-		})
-		if err != nil {
-			return fmt.Errorf("failed to prepare subPath for volumeMount %q of container %q: %w", m.Name, in.Container.Name, err)
-		}
-		in.SubPaths[i] = path
-	}
-	return nil
 }
 
 // mounts are the files that the agent brings into every container.

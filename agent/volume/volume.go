@@ -1,5 +1,5 @@
 // Package volume puts the volumes of pods on the host: scratch directories, host
-// paths, and files made of config maps, secrets, tokens and the pod itself, which
+// paths, images, and files made of config maps, secrets, tokens and the pod itself, which
 // it keeps up to date as those change. It owns <root>/pods/<uid>/volumes and
 // volume-subpaths, laid out as the kubelet does. It refuses volumes that need
 // storage systems. Start reading at Mount, then follow.go for how content is kept true.
@@ -34,6 +34,12 @@ type Fields interface {
 	Resource(pod *core.Pod, ref *core.ResourceFieldSelector) (string, error)
 }
 
+// Images is what volumes of type image want of the engine: see engine.Images.
+type Images interface {
+	Mount(ctx context.Context, id, target string) error
+	Unmount(ctx context.Context, target string) error
+}
+
 // Config of Volumes.
 type Config struct {
 	// Root is the kubelet's root: /var/lib/kubelet.
@@ -41,6 +47,8 @@ type Config struct {
 	// Client reads config maps, secrets and tokens; its cache holds the node's pods.
 	Client *client.Client
 	Fields Fields
+	// Images mounts images.
+	Images Images
 	Log    *slog.Logger
 	// Now is the clock; nil means time.Now.
 	Now func() time.Time
@@ -51,6 +59,7 @@ type Volumes struct {
 	root   string
 	client *client.Client
 	fields Fields
+	images Images
 	log    *slog.Logger
 	now    func() time.Time
 
@@ -71,8 +80,8 @@ type mountedPod struct {
 
 // New checks the configuration.
 func New(c Config) (*Volumes, error) {
-	if c.Root == "" || c.Client == nil || c.Fields == nil {
-		return nil, fmt.Errorf("making volumes: root, client or fields missing")
+	if c.Root == "" || c.Client == nil || c.Fields == nil || c.Images == nil {
+		return nil, fmt.Errorf("making volumes: root, client, fields or images missing")
 	}
 	if c.Now == nil {
 		c.Now = time.Now
@@ -80,7 +89,7 @@ func New(c Config) (*Volumes, error) {
 	if c.Log == nil {
 		c.Log = slog.Default()
 	}
-	v := &Volumes{root: c.Root, client: c.Client, fields: c.Fields, log: c.Log, now: c.Now, pods: map[types.UID]*mountedPod{},
+	v := &Volumes{root: c.Root, client: c.Client, fields: c.Fields, images: c.Images, log: c.Log, now: c.Now, pods: map[types.UID]*mountedPod{},
 		credentials: map[certificateKey]*credential{}}
 	v.follower = newFollower(v)
 	return v, nil
@@ -92,6 +101,9 @@ func (v *Volumes) Mount(ctx context.Context, pod *core.Pod) (map[string]host.Mou
 	m := &mountedPod{pod: pod, volumes: map[string]content{}}
 	for i := range pod.Spec.Volumes {
 		vol := &pod.Spec.Volumes[i]
+		if vol.Image != nil {
+			continue // see Image
+		}
 		mounted, err := v.mount(ctx, m, vol)
 		if err != nil {
 			return nil, fmt.Errorf("MountVolume.SetUp failed for volume %q : %w", vol.Name, err)
@@ -148,8 +160,6 @@ func sourceName(vol *core.Volume) string {
 		return "ephemeral"
 	case vol.NFS != nil:
 		return "nfs"
-	case vol.Image != nil:
-		return "image"
 	}
 	return "this kind"
 }
@@ -193,7 +203,7 @@ func (v *Volumes) renew(ctx context.Context, uid types.UID) error {
 }
 
 // Unmount takes away what lies on the disk for the pod.
-func (v *Volumes) Unmount(_ context.Context, uid types.UID) error {
+func (v *Volumes) Unmount(ctx context.Context, uid types.UID) error {
 	v.follower.drop(uid)
 	v.mu.Lock()
 	delete(v.pods, uid)
@@ -224,6 +234,9 @@ func (v *Volumes) Unmount(_ context.Context, uid types.UID) error {
 		if err := unix.Unmount(m, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); err != nil {
 			return fmt.Errorf("unmounting %s: %w", m, err)
 		}
+	}
+	if err := v.unmountImages(ctx, uid); err != nil {
+		return fmt.Errorf("unmounting the volumes of pod %s: %w", uid, err)
 	}
 	return errors.Join(os.RemoveAll(filepath.Join(dir, "volume-subpaths")), os.RemoveAll(filepath.Join(dir, "volumes")))
 }

@@ -57,7 +57,7 @@ func newFixture(t *testing.T) *fixture {
 	go func() { done <- r.Run(ctx) }()
 	<-r.Ready()
 	f.c = r.Client(registry.User{Name: "system:node:n"})
-	v, err := New(Config{Root: t.TempDir(), Client: f.c, Fields: podFields{}, Now: func() time.Time { return f.clock }})
+	v, err := New(Config{Root: t.TempDir(), Client: f.c, Fields: podFields{}, Images: madeUp{}, Now: func() time.Time { return f.clock }})
 	if err != nil {
 		t.Fatal(err)
 	}

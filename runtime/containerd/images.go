@@ -32,6 +32,14 @@ func (s scopedImages) Remove(ctx context.Context, id string) error {
 	return s.e.images.Remove(s.e.scope(ctx), id)
 }
 
+func (s scopedImages) Mount(ctx context.Context, id, target string) error {
+	return s.e.images.Mount(s.e.scope(ctx), id, target)
+}
+
+func (s scopedImages) Unmount(ctx context.Context, target string) error {
+	return s.e.images.Unmount(s.e.scope(ctx), target)
+}
+
 func (s scopedImages) UsageBytes(ctx context.Context) (int64, error) {
 	return s.e.images.UsageBytes(s.e.scope(ctx))
 }

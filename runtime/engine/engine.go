@@ -265,6 +265,12 @@ type Images interface {
 	// held, under the names that the archive has (the host may know more).
 	Import(ctx context.Context, r io.Reader, pin bool) ([]Image, error)
 	Remove(ctx context.Context, id string) error
+	// Mount shows the root of a present image at target, a directory that it makes,
+	// read-only. What is mounted there already stays. Until Unmount the image's layers are
+	// kept, whoever removes the image; the mount outlives this process.
+	Mount(ctx context.Context, id, target string) error
+	// Unmount takes away what Mount put at target, also after a reboot. Nothing there is no error.
+	Unmount(ctx context.Context, target string) error
 	// UsageBytes is the disk space of content and unpacked layers.
 	UsageBytes(ctx context.Context) (int64, error)
 }

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -31,6 +32,8 @@ type Rig struct {
 	Missing  []string // cannot be run
 	// Exec7 is a further process that exits with 7, Cat one that prints its input.
 	Exec7, Cat []string
+	// File of the image's root, as a path below it; empty if the images hold nothing.
+	File string
 	// LogDir takes logs.
 	LogDir string
 	// CgroupParent, if any, is the parent of the containers' cgroups.
@@ -69,6 +72,7 @@ var checks = []struct {
 	{"ManyAtOnce", manyAtOnce},
 	{"RemoveCreated", removeCreated},
 	{"Images", imagesAreFound},
+	{"MountedImage", mountedImage},
 }
 
 // kit is the rig during one check.
@@ -430,4 +434,28 @@ func imagesAreFound(k *kit) {
 		k.Errorf("usage is %d", n)
 	}
 	k.must(k.Engine.Images().Remove(k.ctx, k.Absent))
+}
+
+func mountedImage(k *kit) {
+	images, target := k.Engine.Images(), filepath.Join(k.LogDir, "mounted", "image")
+	img, err := images.Resolve(k.ctx, k.Image)
+	k.must(err)
+	k.wantError(images.Mount(k.ctx, k.Absent, target), engine.ErrNotFound)
+	for range 2 { // the second finds it there
+		k.must(images.Mount(k.ctx, img.ID, target))
+	}
+	if k.File != "" {
+		if st, err := os.Stat(filepath.Join(target, k.File)); err != nil || st.Size() == 0 {
+			k.Errorf("the image's %s: %v", k.File, err)
+		}
+		if err := os.WriteFile(filepath.Join(target, "new"), nil, 0o600); !errors.Is(err, syscall.EROFS) {
+			k.Errorf("writing into the image: %v", err)
+		}
+	}
+	for range 2 {
+		k.must(images.Unmount(k.ctx, target))
+	}
+	if _, err := os.Stat(target); !errors.Is(err, os.ErrNotExist) {
+		k.Errorf("%s is left: %v", target, err)
+	}
 }

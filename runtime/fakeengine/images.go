@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -146,6 +147,21 @@ func (i *images) Remove(ctx context.Context, id string) error {
 		if key == id || key == "sha256:"+id || slices.Contains(img.Names, name) || slices.Contains(img.Digests, name) {
 			delete(i.byID, key)
 		}
+	}
+	return nil
+}
+
+// Mount makes an empty directory: made-up images hold nothing.
+func (i *images) Mount(ctx context.Context, id, target string) error {
+	if _, err := i.Resolve(ctx, id); err != nil {
+		return err
+	}
+	return os.MkdirAll(target, 0o755)
+}
+
+func (i *images) Unmount(_ context.Context, target string) error {
+	if err := os.Remove(target); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
 	}
 	return nil
 }
