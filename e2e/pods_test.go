@@ -15,6 +15,7 @@ var podTests = map[string]func(*testing.T, cluster){
 	"volumes of configuration":  configVolumes,
 	"scratch and host volumes":  scratchVolumes,
 	"sub-paths":                 subPaths,
+	"images as volumes":         imageVolumes,
 	"downward API":              downwardAPI,
 	"service account":           serviceAccount,
 	"host network and ports":    hostNetwork,
