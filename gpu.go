@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/spf13/pflag"
@@ -97,7 +98,7 @@ func newGPUs(c nodeConfig, imageFile func(ctx context.Context, ref, path string,
 	if g.layouts, err = g.migFile(); err != nil {
 		return nil, err
 	}
-	if err := g.sources(); err != nil {
+	if err := g.sources(filepath.Join(c.DataDir, "agent", "gpu-health.json")); err != nil {
 		return nil, err
 	}
 	g.provider, err = gpus.New(gpus.Config{
@@ -158,8 +159,13 @@ func (g *nodeGPUs) migFile() (mig.File, error) {
 	return mig.Parse(text)
 }
 
-// sources makes the inventory: of this machine, or of a recorded one.
-func (g *nodeGPUs) sources() (err error) {
+// sources makes the inventory: of this machine, or of a recorded one. Its memory is a file.
+func (g *nodeGPUs) sources(memory string) (err error) {
+	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return fmt.Errorf("telling one boot of the machine from another: %w", err)
+	}
+	keep := inventory.Config{Memory: memory, Boot: strings.TrimSpace(string(boot)), Log: g.log}
 	if g.config.GPURecording != "" {
 		f, err := os.Open(g.config.GPURecording)
 		if err != nil {
@@ -172,7 +178,8 @@ func (g *nodeGPUs) sources() (err error) {
 		}
 		player := fakenvml.New(rec)
 		g.driver, g.mig = player, player
-		g.inventory, err = inventory.New(inventory.Config{Host: player, Driver: player, Log: g.log})
+		keep.Host, keep.Driver = player, player
+		g.inventory, err = inventory.New(keep)
 		return err
 	}
 	root := g.config.GPUDriverRoot
@@ -181,15 +188,14 @@ func (g *nodeGPUs) sources() (err error) {
 	}
 	g.driver, g.mig = g.helper, g.helper
 	owner := nodes.New(nodes.Config{Log: g.log})
-	g.inventory, err = inventory.New(inventory.Config{
-		Host: sysfs.New(sysfs.Config{Log: g.log, Library: func() (path, version string) {
-			if found := nvml.Find(root); len(found) > 0 {
-				return found[0], nvml.LibraryVersion(found[0])
-			}
-			return "", ""
-		}}),
-		Driver: g.helper, Prepare: owner.Prepare, Reset: owner.Reset, Log: g.log,
-	})
+	keep.Host = sysfs.New(sysfs.Config{Log: g.log, Library: func() (path, version string) {
+		if found := nvml.Find(root); len(found) > 0 {
+			return found[0], nvml.LibraryVersion(found[0])
+		}
+		return "", ""
+	}})
+	keep.Driver, keep.Prepare, keep.Reset = g.helper, owner.Prepare, owner.Reset
+	g.inventory, err = inventory.New(keep)
 	return err
 }
 
@@ -205,12 +211,11 @@ func (g *nodeGPUs) look() gpus.View {
 	}
 	for k, u := range s.Units {
 		v.Units = append(v.Units, gpus.Unit{UUID: k.UUID, GI: k.GI, Draining: u.State == health.Draining, Evict: u.Evict, State: string(u.State), Sentence: u.Sentence(), Taints: u.Taints()})
-		if u.Cause.XID != 0 {
-			if v.XIDs == nil {
-				v.XIDs = map[string]metrics.XIDs{}
-			}
-			v.XIDs[k.UUID] = metrics.XIDs{Last: uint64(u.Cause.XID)}
-		}
+	}
+	v.XIDs = map[string]metrics.XIDs{}
+	for uuid := range s.XIDs {
+		last, counts := s.Lately(uuid, time.Now())
+		v.XIDs[uuid] = metrics.XIDs{Last: last, Counts: counts}
 	}
 	slices.SortFunc(v.Units, func(a, b gpus.Unit) int { return cmp.Or(cmp.Compare(a.UUID, b.UUID), cmp.Compare(a.GI, b.GI)) })
 	for _, n := range s.Notices {

@@ -7,7 +7,7 @@
 //
 // Start reading at Config and Inventory.Run; the owner's steps are in owner.go. Pure
 // parts: merge.go (two tiers into one Machine), diagnose.go (what is wrong with a
-// driver, and the node conditions).
+// driver, and the node conditions). memory.go is what outlives a restart.
 package inventory
 
 import (
@@ -54,7 +54,10 @@ type Config struct {
 	// Reset, if set, resets a card that nobody holds; the driver is released meanwhile.
 	Reset  func(ctx context.Context, g device.GPU) health.ResetDone
 	Policy health.Policy
-	Log    *slog.Logger
+	// Memory, if set, is the file that keeps the health of units and their XIDs over a
+	// restart; what it says counts within one Boot of the machine only.
+	Memory, Boot string
+	Log          *slog.Logger
 }
 
 // Bounds. Events beyond maxEvents are dropped, and the machine is read again for it;
@@ -78,6 +81,8 @@ type State struct {
 	Machine  device.Machine
 	// Units are those that are not Healthy, by card and GPU instance (-1 for the card).
 	Units map[Key]health.Unit
+	// XIDs of each card by UUID, oldest first, since the boot or since it was mended; the last 64.
+	XIDs map[string][]Sighting
 	// Findings say what is wrong with the driver as a whole; empty if nothing is.
 	Findings []Finding
 	// Notices are Kubernetes events to emit, oldest first. Seq goes up by one each.
@@ -175,7 +180,8 @@ func (i *Inventory) Subscribe(ctx context.Context) <-chan struct{} {
 
 // Run keeps the state current until ctx ends.
 func (i *Inventory) Run(ctx context.Context) error {
-	o := &owner{Inventory: i, ctx: ctx, units: map[Key]health.Unit{}, seen: map[sighting]seenAt{}, checking: map[visit]bool{}}
+	o := &owner{Inventory: i, ctx: ctx, units: map[Key]health.Unit{}, xids: map[string][]Sighting{}, seen: map[sighting]seenAt{}, checking: map[visit]bool{}}
+	o.recall()
 	o.tasks.Go(func() {
 		if err := i.config.Host.Watch(ctx, i.push); err != nil && ctx.Err() == nil {
 			i.config.Log.Error("the bus and the kernel log are not watched: hot-plug and XIDs may go unnoticed", "err", err)
@@ -189,15 +195,19 @@ func (i *Inventory) Run(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			o.tasks.Wait()
+			o.write()
 			return nil
 		case e := <-i.events:
 			o.event(e)
 		case f := <-i.commands:
 			f(o)
+		case <-o.save:
+			o.write()
 		}
 		if i.dropped.Swap(false) {
 			o.read()
 		}
+		o.keep()
 		o.publish()
 	}
 }

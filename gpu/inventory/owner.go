@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"reflect"
 	"slices"
 	"sync"
@@ -22,6 +23,7 @@ type owner struct {
 	machine  device.Machine
 	findings []Finding
 	units    map[Key]health.Unit
+	xids     map[string][]Sighting
 	notices  []Notice
 	last     []device.Event
 	seq      uint64
@@ -35,6 +37,10 @@ type owner struct {
 	reading, again bool
 	waiters, next  []chan struct{} // of the reading under way, of the one after it
 	dirty          bool
+
+	recalled *memory // what the file said, until the machine is known
+	urgent   bool    // the file must be written before anything is told
+	save     <-chan time.Time
 }
 
 // sighting is an error as one source tells it, to know it again when the other does.
@@ -197,6 +203,8 @@ func (o *owner) took(host, driver device.Machine) {
 			o.step(Card(g.UUID), health.Input{Found: g.Problem})
 		}
 	}
+	o.resume()
+	o.keep()
 	o.publish()
 	if first {
 		close(o.Inventory.ready)
@@ -220,7 +228,7 @@ func identity(m device.Machine) string {
 func (o *owner) compare(before, now device.Machine) {
 	if identity(before) != identity(now) && now.Module.State == device.ModuleLoaded {
 		o.note(health.Notice{Type: "Normal", Reason: "GPUDriverChanged", Message: driverChanged(before, now)})
-		for k := range o.units {
+		for _, k := range sortedKeys(o.units) {
 			o.step(k, health.Input{Renewed: true})
 		}
 	}
@@ -275,6 +283,8 @@ func (o *owner) forget(uuid string) {
 			delete(o.units, k)
 		}
 	}
+	delete(o.xids, uuid)
+	o.changed()
 }
 
 // forgetSlices drops the units of GPU instances that are gone.
@@ -285,6 +295,7 @@ func (o *owner) forgetSlices(g device.GPU) {
 		}
 		if k.UUID == g.UUID && k.GI >= 0 && gone() {
 			delete(o.units, k)
+			o.changed()
 		}
 	}
 }
@@ -308,6 +319,9 @@ func (o *owner) event(e device.Event) {
 	}
 	if o.repeated(g.UUID, e) {
 		return
+	}
+	if e.Kind == device.EventXID {
+		o.sight(g.UUID, e.Data)
 	}
 	k := Card(g.UUID)
 	if e.GI != nil && g.MIG.Enabled() && (e.Kind != device.EventXID || health.Lookup(int(e.Data)).Contained) {
@@ -370,9 +384,12 @@ func (o *owner) step(k Key, in health.Input) {
 		o.note(n)
 	}
 	if !reflect.DeepEqual(before, u) {
-		o.dirty = true
+		o.changed()
 	}
 	o.units[k] = u
+	if before.State == health.Verifying && u.State == health.Healthy && k.GI < 0 {
+		delete(o.xids, k.UUID) // of a card that is mended
+	}
 	if u.State == health.Healthy {
 		delete(o.units, k)
 		if before.State != health.Healthy {
@@ -507,7 +524,7 @@ func (o *owner) publish() {
 	}
 	o.dirty = false
 	old := o.state.Load()
-	o.state.Store(&State{Revision: old.Revision + 1, Machine: o.machine, Units: clone(o.units), Findings: o.findings, Notices: slices.Clone(o.notices)})
+	o.state.Store(&State{Revision: old.Revision + 1, Machine: o.machine, Units: clone(o.units), XIDs: maps.Clone(o.xids), Findings: o.findings, Notices: slices.Clone(o.notices)})
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	for c := range o.subscribers {

@@ -60,11 +60,14 @@ type stage struct {
 	seq    uint64
 	before State
 	resets string // what a reset does: "ok", "fails", "unsupported"
+	// end stops the inventory that runs and waits for it; file and boot are its memory.
+	end        func()
+	file, boot string
 }
 
 // play runs the commands and returns the transcript as it should be.
 func play(t *testing.T, script string) string {
-	s := &stage{t: t, names: map[string]string{}, resets: "ok"}
+	s := &stage{t: t, names: map[string]string{}, resets: "ok", end: func() {}, file: filepath.Join(t.TempDir(), "health.json"), boot: "first"}
 	ctx, cancel := context.WithCancel(t.Context())
 	var out strings.Builder
 	for line := range strings.Lines(script) {
@@ -79,6 +82,7 @@ func play(t *testing.T, script string) string {
 			fmt.Fprintln(&out, line)
 		}
 	}
+	s.end()
 	cancel()
 	synctest.Wait()
 	return out.String()
@@ -112,21 +116,37 @@ func (s *stage) start(ctx context.Context, name string, n int) {
 			s.names[d.UUID] = fmt.Sprintf("MIG %d:%d", i, d.Index)
 		}
 	}
+	s.launch(ctx)
+}
+
+// launch starts an inventory over the player, as a start of orch does.
+func (s *stage) launch(ctx context.Context) {
 	policy, err := health.ParsePolicy("", "")
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	s.inv, err = New(Config{Host: hostOf{s.player}, Driver: s.player, Policy: policy, Reset: func(context.Context, device.GPU) health.ResetDone {
+	s.inv, err = New(Config{Host: hostOf{s.player}, Driver: s.player, Policy: policy, Memory: s.file, Boot: s.boot, Reset: func(context.Context, device.GPU) health.ResetDone {
 		return map[string]health.ResetDone{"ok": {}, "fails": {Err: "the device is busy"}, "unsupported": {Err: "no reset method", Unsupported: true}}[s.resets]
 	}})
 	if err != nil {
 		s.t.Fatal(err)
 	}
+	ctx, cancel := context.WithCancel(ctx)
+	done := make(chan struct{})
 	go func() {
+		defer close(done)
 		if err := s.inv.Run(ctx); err != nil {
 			s.t.Error(err)
 		}
 	}()
+	s.end = func() { cancel(); <-done }
+}
+
+// restart ends the inventory and starts another one; what it shows is told anew.
+func (s *stage) restart(ctx context.Context) {
+	s.end()
+	s.seq, s.before = 0, State{}
+	s.launch(ctx)
 }
 
 // run does one command.
@@ -175,6 +195,9 @@ func (s *stage) run(ctx context.Context, f []string) {
 			s.must(err)
 			s.must(s.inv.Observe(ctx, figures))
 		},
+		"restart": func([]string) { s.restart(ctx) },
+		"reboot":  func([]string) { s.boot += "+"; s.restart(ctx) },
+		"damage":  func([]string) { s.end(); s.must(os.WriteFile(s.file, []byte(`{"version": 1, "units": [`), 0o600)) },
 		"refresh": func([]string) { s.must(s.inv.Refresh(ctx)) },
 		"changed": func([]string) { s.player.Send(device.Event{Kind: device.EventChanged}) },
 		"driver":  s.driver,
@@ -295,6 +318,15 @@ func (s *stage) changes() string {
 		}
 		if old, ok := s.before.Units[k]; !ok || old.State != u.State || old.Evict != u.Evict {
 			fmt.Fprintf(&out, "  unit %s: %s evict=%v attempts=%d taints=%v\n", u.Name(), u.State, u.Evict, u.Attempts, u.Taints())
+		}
+	}
+	for _, g := range now.Machine.GPUs {
+		if list := now.XIDs[g.UUID]; len(list) != len(s.before.XIDs[g.UUID]) {
+			var xids []uint64
+			for _, x := range list {
+				xids = append(xids, x.XID)
+			}
+			fmt.Fprintf(&out, "  XIDs of GPU %s: %v\n", g.UUID, xids)
 		}
 	}
 	was := Conditions(s.before)
