@@ -47,7 +47,7 @@ var importTable = []struct {
 	{"server/bootstrap", []string{"api"}},
 	{"server/join", []string{"api"}},
 	{"server/tunnel", []string{"api"}},
-	{"server/placement", []string{"api"}},
+	{"server/placement", []string{"api", "gpu/alloc", "gpu/share", "gpu/slices"}},
 	{"server/scheduler", []string{"api", "server/placement"}},
 	{"server/controllers", []string{"api"}},
 	{"server/pki", []string{"api"}},

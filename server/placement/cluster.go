@@ -12,6 +12,8 @@ import (
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
 	resourcehelper "k8s.io/component-helpers/resource"
+
+	"orch/server/placement/devices"
 )
 
 // Amounts are quantities of resources: CPU in thousandths of a core, memory and
@@ -70,6 +72,9 @@ type Pod struct {
 	scored Amounts
 	ports  []hostPort
 	terms  affinityTerms
+	// limits are those that units of devices may serve, holding is what the pod has of them.
+	limits  devices.Limits
+	holding devices.Holding
 }
 
 // NewPod prepares p, which must not change afterwards.
@@ -83,7 +88,24 @@ func NewPod(p *core.Pod) *Pod {
 		out.scored.Memory = defaultMemory
 	}
 	out.terms = newAffinityTerms(p)
+	out.limits = devices.LimitsOf(p)
+	out.holding = devices.HoldingOf(p, out.limits)
 	return out
+}
+
+// With is the pod once it has been given units of devices.
+func (p *Pod) With(u devices.Units) *Pod {
+	out := *p
+	out.holding = u.Holding()
+	return &out
+}
+
+// Unnamed: the pod's node has yet to say which devices it has.
+func (p *Pod) Unnamed() bool { return len(p.holding.Unnamed) > 0 }
+
+// WantsDevices: a device that becomes free may make room for the pod.
+func (p *Pod) WantsDevices() bool {
+	return len(p.Spec.ResourceClaims) > 0 || len(p.limits.Asks) > 0 || len(p.Requests.Scalar) > 0
 }
 
 // Social pods look at other pods: one that is bound elsewhere may make room for them.
@@ -102,6 +124,8 @@ func (p *Pod) Priority() int32 {
 // Node is a node with the pods on it and the sums over them.
 type Node struct {
 	*core.Node
+	name        string // also while the node itself is not known
+	devices     *devices.State
 	Allocatable Amounts
 	MaxPods     int64
 	Requested   Amounts
@@ -126,9 +150,27 @@ func (n *Node) place(p *Pod, sign int) {
 	}
 	if sign > 0 {
 		n.pods[p.UID] = p
+		n.devices.Hold(n.name, p.UID, p.holding)
 	} else {
 		delete(n.pods, p.UID)
+		n.devices.Release(n.name, p.UID)
 	}
+}
+
+// imagine places a pod (sign 1) or takes it away (-1) to see what would be: the claims
+// that only it uses come and go with it, which they do not when a pod merely ends.
+func (n *Node) imagine(p *Pod, sign int) {
+	n.place(p, sign)
+	if sign > 0 {
+		n.devices.Resume(p.UID)
+	} else {
+		n.devices.Suspend(p.UID)
+	}
+}
+
+// forDevices is the node as devices.Attempt looks at it.
+func (n *Node) forDevices() devices.Node {
+	return devices.Node{Node: n.Node, Allocatable: func(r core.ResourceName) int64 { return n.Allocatable.Scalar[r] }}
 }
 
 // Pods on the node in order of name, for printing and for choosing victims.
@@ -163,16 +205,19 @@ type Cluster struct {
 	order      []*Node
 	pods       map[types.UID]string
 	namespaces map[string]labels.Set
+	// Devices is what there is of them, and who has which. Pods that are added hold theirs.
+	Devices *devices.State
 }
 
 // NewCluster returns an empty one.
 func NewCluster() *Cluster {
-	return &Cluster{nodes: map[string]*Node{}, pods: map[types.UID]string{}, namespaces: map[string]labels.Set{}}
+	return &Cluster{nodes: map[string]*Node{}, pods: map[types.UID]string{}, namespaces: map[string]labels.Set{}, Devices: devices.New()}
 }
 
 // SetNode adds or replaces a node; the pods that are on it stay.
 func (c *Cluster) SetNode(o *core.Node) {
 	n := c.node(o.Name)
+	c.Devices.SetNode(n.Node, o)
 	n.Node = o
 	n.Allocatable = AmountsOf(o.Status.Allocatable)
 	n.MaxPods = o.Status.Allocatable.Pods().Value()
@@ -189,7 +234,7 @@ func (c *Cluster) SetNode(o *core.Node) {
 func (c *Cluster) node(name string) *Node {
 	n := c.nodes[name]
 	if n == nil {
-		n = &Node{pods: map[types.UID]*Pod{}, ports: map[hostPort]int{}}
+		n = &Node{name: name, devices: c.Devices, pods: map[types.UID]*Pod{}, ports: map[hostPort]int{}}
 		c.nodes[name] = n
 	}
 	return n
@@ -212,6 +257,7 @@ func (c *Cluster) RemoveNode(name string) {
 		return
 	}
 	n.Node = nil
+	c.Devices.RemoveNode(name)
 	if len(n.pods) == 0 {
 		delete(c.nodes, name)
 	}

@@ -30,6 +30,7 @@ var filters = []filter{
 	{"NodeResourcesFit", nodeResourcesFit},
 	{"PodTopologySpread", topologySpread},
 	{"InterPodAffinity", interPodAffinity},
+	{"DynamicResources", dynamicResources},
 }
 
 var unschedulableTaint = core.Taint{Key: core.TaintNodeUnschedulable, Effect: core.TaintEffectNoSchedule}
@@ -140,7 +141,7 @@ func nodePorts(_ *Cluster, p *Pod) check {
 	}
 }
 
-func nodeResourcesFit(_ *Cluster, p *Pod) check {
+func nodeResourcesFit(c *Cluster, p *Pod) check {
 	want := p.Requests
 	return func(n *Node) refusal {
 		var r refusal
@@ -157,7 +158,17 @@ func nodeResourcesFit(_ *Cluster, p *Pod) check {
 		short("memory", want.Memory, n.Requested.Memory, n.Allocatable.Memory)
 		short("ephemeral-storage", want.Ephemeral, n.Requested.Ephemeral, n.Allocatable.Ephemeral)
 		for name, v := range want.Scalar {
-			short(string(name), v, n.Requested.Scalar[name], n.Allocatable.Scalar[name])
+			units, have := p.limits.Need[string(name)], n.Allocatable.Scalar[name]
+			switch {
+			case units > 0 && c.Devices.Serves(n.Name, name):
+				if fits, ever := c.Devices.Room(n.Name, string(name), units); !fits {
+					r.reasons = append(r.reasons, "Insufficient "+string(name))
+					r.helpless = r.helpless || !ever
+				}
+			case have == 0 && c.Devices.Class(name): // a claim is made for it
+			default:
+				short(string(name), v, n.Requested.Scalar[name], have)
+			}
 		}
 		return r
 	}

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+
+	"orch/server/placement/devices"
 )
 
 // Decision is the outcome for one pod.
@@ -19,6 +21,15 @@ type Decision struct {
 	Helpless int
 	// Scores of the nodes that fit, in order of node name.
 	Scores []Score
+	// Grant and Units are the devices that the pod gets on Node.
+	Grant devices.Grant
+	Units devices.Units
+	// Early is why no node was looked at: the pod's claims are not as they must be.
+	Early error
+	// Unavailable claims have allocations that kept nodes from fitting.
+	Unavailable devices.Unavailable
+	// Err is a claim or class that cannot be worked with; it is no matter of nodes.
+	Err error
 }
 
 // Score is what one node got.
@@ -31,6 +42,12 @@ type Score struct {
 func (d Decision) Message() string {
 	if d.Considered == 0 {
 		return "no nodes available to schedule pods"
+	}
+	if d.Err != nil {
+		return d.Err.Error()
+	}
+	if d.Early != nil {
+		return fmt.Sprintf("0/%d nodes are available: %s.", d.Considered, d.Early)
 	}
 	parts := make([]string, 0, len(d.Reasons))
 	for reason, n := range d.Reasons {
@@ -45,7 +62,13 @@ type refusal struct {
 	reasons []string
 	// helpless: removing pods from the node would not change it.
 	helpless bool
+	// unavailable are claims because of whose allocations the node does not fit.
+	unavailable devices.Unavailable
+	// err ends the search.
+	err error
 }
+
+func (r refusal) fits() bool { return r.reasons == nil && r.err == nil }
 
 func refuse(reason string) refusal    { return refusal{reasons: []string{reason}} }
 func refuseFor(reason string) refusal { return refusal{reasons: []string{reason}, helpless: true} }
@@ -54,10 +77,20 @@ func refuseFor(reason string) refusal { return refusal{reasons: []string{reason}
 // (0 <= pick(n) < n), so that the caller owns the randomness.
 func (c *Cluster) Place(p *Pod, pick func(n int) int) Decision {
 	d := Decision{Considered: len(c.order), Reasons: map[string]int{}}
+	attempt, err := c.attempt(p)
+	if err != nil {
+		d.Early, d.Helpless = err, d.Considered
+		return d
+	}
 	checks := c.checks(p)
 	var fit []*Node
 	for _, n := range c.order {
 		r := firstRefusal(checks, n)
+		if r.err != nil {
+			d.Err, d.Helpless = r.err, d.Considered
+			return d
+		}
+		d.Unavailable = append(d.Unavailable, r.unavailable...)
 		if r.reasons == nil {
 			fit = append(fit, n)
 			continue
@@ -73,7 +106,10 @@ func (c *Cluster) Place(p *Pod, pick func(n int) int) Decision {
 		return d
 	}
 	d.Scores = c.score(p, fit)
-	d.Node = best(d.Scores, pick)
+	node := best(d.Scores, pick)
+	if d.Grant, d.Units, d.Err = c.grant(p, attempt, c.nodes[node]); d.Err == nil {
+		d.Node = node
+	}
 	return d
 }
 
@@ -90,7 +126,7 @@ func best(scores []Score, pick func(n int) int) string {
 
 func firstRefusal(checks []check, n *Node) refusal {
 	for _, check := range checks {
-		if r := check(n); r.reasons != nil {
+		if r := check(n); !r.fits() {
 			return r
 		}
 	}

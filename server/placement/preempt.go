@@ -47,23 +47,23 @@ func (c *Cluster) victims(p *Pod, n *Node) ([]*Pod, bool) {
 		return nil, false
 	}
 	for _, v := range lower {
-		n.place(v, -1)
+		n.imagine(v, -1)
 	}
 	var victims []*Pod
-	fits := firstRefusal(c.checks(p), n).reasons == nil
+	fits := firstRefusal(c.checks(p), n).fits()
 	slices.SortStableFunc(lower, func(a, b *Pod) int { return int(b.Priority()) - int(a.Priority()) })
 	for i, v := range lower {
-		n.place(v, 1)
+		n.imagine(v, 1)
 		if !fits {
 			continue
 		}
-		if firstRefusal(c.checks(p), n).reasons != nil {
-			n.place(v, -1)
+		if !firstRefusal(c.checks(p), n).fits() {
+			n.imagine(v, -1)
 			victims = append(victims, lower[i])
 		}
 	}
 	for _, v := range victims {
-		n.place(v, 1)
+		n.imagine(v, 1)
 	}
 	return victims, fits
 }

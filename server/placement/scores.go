@@ -29,6 +29,7 @@ var scorers = []scorer{
 	{"NodeResourcesFit", 1, leastAllocated, asItIs},
 	{"NodeResourcesBalancedAllocation", 1, balanced, asItIs},
 	{"ImageLocality", 1, imageLocality, asItIs},
+	{"DynamicResources", 2, preferFirstAlternatives, mostBest},
 }
 
 func asItIs([]int64) {}

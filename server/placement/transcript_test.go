@@ -24,6 +24,10 @@ var rewrite = flag.Bool("rewrite", false, "write what the commands print into th
 //	node NAME [cpu=4] [memory=8Gi] [pods=110] [RESOURCE=N] [label.K=V] [taint=K=V:EFFECT] [image=NAME:BYTES]
 //	pod NAME [on=NODE] [cpu=1] [memory=1Gi] [RESOURCE=N] [priority=N] [port=N] [label.K=V]   (YAML: the spec)
 //	remove NAME         (a pod)
+//	gpus NODE MACHINE [strategy=mixed] [dynamic=yes] [taint=CARD]   publishes a machine of the catalogue
+//	slice NAME, rule NAME, claim NAME   (YAML: the spec)
+//	class NAME EXPRESSION...    [resource=NAME]
+//	free NAME           (a claim's devices)
 //	place NAME          decides and binds
 //	preempt NAME        names victims
 func TestTranscripts(t *testing.T) {
@@ -51,11 +55,13 @@ type player struct {
 	*testing.T
 	c    *Cluster
 	pods map[string]*core.Pod
-	out  strings.Builder
+	// places of GPUs on their machines, by UUID
+	places map[string]string
+	out    strings.Builder
 }
 
 func play(t *testing.T, in string) string {
-	p := &player{T: t, c: NewCluster(), pods: map[string]*core.Pod{}}
+	p := &player{T: t, c: NewCluster(), pods: map[string]*core.Pod{}, places: map[string]string{}}
 	p.c.SetNamespace("default", labels.Set{"kubernetes.io/metadata.name": "default"})
 	lines := strings.Split(strings.TrimSuffix(in, "\n"), "\n")
 	for i := 0; i < len(lines); {
@@ -93,6 +99,8 @@ func (p *player) do(verb, name string, args []string, body string) {
 		}
 	case "remove":
 		p.c.RemovePod(types.UID(name))
+	case "gpus", "slice", "rule", "claim", "class", "free":
+		p.devices(verb, name, args, body)
 	case "place":
 		pod := NewPod(p.pods[name])
 		d := p.c.Place(pod, func(int) int { return 0 })
@@ -101,10 +109,14 @@ func (p *player) do(verb, name string, args []string, body string) {
 		}
 		if d.Node == "" {
 			p.printf("%s helpless %d", d.Message(), d.Helpless)
+			for _, c := range d.Unavailable {
+				p.printf("unavailable %s", c.Name)
+			}
 			return
 		}
 		p.printf("-> %s", d.Node)
-		p.c.AddPod(pod, d.Node)
+		p.granted(pod, d)
+		p.c.AddPod(pod.With(d.Units), d.Node)
 	case "preempt":
 		d := p.c.Preempt(NewPod(p.pods[name]), func(v *Pod) bool { return v.Labels["protected"] != "" })
 		var victims []string
@@ -160,6 +172,15 @@ func (p *player) pod(name string, args []string, body string) (*core.Pod, string
 			pod.Labels[k[len("label."):]] = v
 		case k == "on":
 			on = v
+			pod.Spec.NodeName = v
+		case k == "claim":
+			pod.Spec.ResourceClaims = append(pod.Spec.ResourceClaims, core.PodResourceClaim{Name: v, ResourceClaimName: &v})
+		case strings.HasPrefix(k, "nvidia.com/"):
+			if container.Resources.Limits == nil {
+				container.Resources.Limits = core.ResourceList{}
+			}
+			container.Resources.Limits[core.ResourceName(k)] = resource.MustParse(v)
+			container.Resources.Requests[core.ResourceName(k)] = resource.MustParse(v)
 		case k == "ns":
 			pod.Namespace = v
 		case k == "priority":

@@ -3,6 +3,8 @@ package scheduler
 import (
 	"sync"
 
+	resource "k8s.io/api/resource/v1"
+
 	"orch/api"
 	"orch/api/client"
 )
@@ -17,10 +19,10 @@ type name struct {
 // name is in it once however often its object changes, so the number of objects
 // bounds it. The loop reads the objects from the cache.
 type inbox struct {
-	mu     sync.Mutex
-	names  map[name]struct{}
-	order  []name
-	failed []*pending // whose binding failed
+	mu       sync.Mutex
+	names    map[name]struct{}
+	order    []name
+	outcomes []outcome
 	// signal has room for one token: there is something new.
 	signal chan struct{}
 }
@@ -49,9 +51,18 @@ func (b *inbox) changed(kind *api.Facts) func(client.Change) {
 	}
 }
 
-func (b *inbox) bindingFailed(p *pending) {
+// outcome is how a binding ended.
+type outcome struct {
+	attempt
+	// written are the claims as they stand after what the binding wrote.
+	written []*resource.ResourceClaim
+	// retry: the pod is not bound, and wants to be.
+	retry bool
+}
+
+func (b *inbox) ended(o outcome) {
 	b.mu.Lock()
-	b.failed = append(b.failed, p)
+	b.outcomes = append(b.outcomes, o)
 	b.mu.Unlock()
 	b.ring()
 }
@@ -64,14 +75,14 @@ func (b *inbox) ring() {
 }
 
 // take empties the inbox.
-func (b *inbox) take() ([]name, []*pending) {
+func (b *inbox) take() ([]name, []outcome) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if len(b.order)+len(b.failed) == 0 {
+	if len(b.order)+len(b.outcomes) == 0 {
 		return nil, nil
 	}
-	names, failed := b.order, b.failed
-	b.order, b.failed = nil, nil
+	names, outcomes := b.order, b.outcomes
+	b.order, b.outcomes = nil, nil
 	clear(b.names)
-	return names, failed
+	return names, outcomes
 }

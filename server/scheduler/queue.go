@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/dynamic-resource-allocation/resourceclaim"
 
 	"orch/server/placement"
 )
@@ -26,6 +27,8 @@ type pending struct {
 	// state tells in which of the queue's places the pod is; index is its place in a heap.
 	state state
 	index int
+	// claims are those that the pod names.
+	claims []types.NamespacedName
 }
 
 type state int
@@ -37,19 +40,26 @@ const (
 	unschedulable              // to be tried when something changes
 )
 
-// concern says which pending pods a change may help; a greater one includes the smaller.
+// concern says which pending pods a change may help: sets that can be joined.
 type concern int
 
 const (
-	nobody concern = iota
-	social         // those that look at other pods
-	everybody
+	social    concern = 1 << iota // those that look at other pods
+	deviceful                     // those that want devices
+	others
+	nobody    concern = 0
+	everybody         = social | deviceful | others
 )
+
+func (c concern) includes(e *pending) bool {
+	return c == everybody || c&social != 0 && e.Social() || c&deviceful != 0 && e.WantsDevices()
+}
 
 // queue holds the pods that want a node. It has one owner, the loop, and no lock;
 // its size is bounded by the number of pods in the API.
 type queue struct {
 	pods    map[types.UID]*pending
+	byClaim map[types.NamespacedName]map[*pending]struct{}
 	active  orderedHeap
 	backoff orderedHeap
 	// gated pods are not to be placed yet; held counts them, as waiting the others by state,
@@ -62,6 +72,7 @@ type queue struct {
 func newQueue() *queue {
 	return &queue{
 		pods:    map[types.UID]*pending{},
+		byClaim: map[types.NamespacedName]map[*pending]struct{}{},
 		gated:   map[types.UID]struct{}{},
 		active:  orderedHeap{less: moreImportant},
 		backoff: orderedHeap{less: func(a, b *pending) bool { return a.notBefore.Before(b.notBefore) }},
@@ -85,8 +96,33 @@ func (q *queue) put(p *placement.Pod, now time.Time) {
 		q.waiting[idle].Add(1)
 	}
 	q.leave(e)
-	e.Pod = p
+	q.index(e, p)
 	q.enter(e, active)
+}
+
+// index keeps byClaim while p takes the place of e's pod; nil for none.
+func (q *queue) index(e *pending, p *placement.Pod) {
+	for _, c := range e.claims {
+		if delete(q.byClaim[c], e); len(q.byClaim[c]) == 0 {
+			delete(q.byClaim, c)
+		}
+	}
+	if e.claims = nil; p == nil {
+		return
+	}
+	e.Pod = p
+	for i := range p.Spec.ResourceClaims {
+		name, _, err := resourceclaim.Name(p.Pod, &p.Spec.ResourceClaims[i])
+		if err != nil || name == nil {
+			continue
+		}
+		c := types.NamespacedName{Namespace: p.Namespace, Name: *name}
+		if q.byClaim[c] == nil {
+			q.byClaim[c] = map[*pending]struct{}{}
+		}
+		q.byClaim[c][e] = struct{}{}
+		e.claims = append(e.claims, c)
+	}
 }
 
 // gate takes a pod out until its gates are gone.
@@ -107,6 +143,7 @@ func (q *queue) remove(uid types.UID) {
 	q.ungate(uid)
 	if e := q.pods[uid]; e != nil {
 		q.leave(e)
+		q.index(e, nil)
 		delete(q.pods, uid)
 		q.waiting[idle].Add(-1)
 	}
@@ -169,6 +206,13 @@ func (q *queue) failed(e *pending, now time.Time) {
 	q.enter(e, unschedulable)
 }
 
+// wait puts a pod aside that was not really tried: what it needs is not there yet.
+func (q *queue) wait(e *pending, now time.Time) {
+	e.attempts--
+	e.notBefore = now
+	q.enter(e, unschedulable)
+}
+
 // retry is for a pod whose binding failed: it tries again after its back-off.
 func (q *queue) retry(e *pending, now time.Time) {
 	e.notBefore = now.Add(min(mostBackoff, firstBackoff<<min(e.attempts-1, 10)))
@@ -179,14 +223,26 @@ func (q *queue) retry(e *pending, now time.Time) {
 // back-off is over.
 func (q *queue) wake(now time.Time, c concern) {
 	for _, e := range q.pods {
-		if e.state != unschedulable || (c == social && !e.Social()) {
-			continue
+		if c.includes(e) {
+			q.rouse(e, now)
 		}
-		if e.notBefore.After(now) {
-			q.enter(e, backingOff)
-		} else {
-			q.enter(e, active)
-		}
+	}
+}
+
+// wakeUsers does so with the pods that name a claim.
+func (q *queue) wakeUsers(now time.Time, claim types.NamespacedName) {
+	for e := range q.byClaim[claim] {
+		q.rouse(e, now)
+	}
+}
+
+func (q *queue) rouse(e *pending, now time.Time) {
+	switch {
+	case e.state != unschedulable:
+	case e.notBefore.After(now):
+		q.enter(e, backingOff)
+	default:
+		q.enter(e, active)
 	}
 }
 

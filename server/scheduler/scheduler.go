@@ -7,6 +7,7 @@ package scheduler
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -18,6 +19,7 @@ import (
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/dynamic-resource-allocation/resourceclaim"
 
 	"orch/api"
 	"orch/api/client"
@@ -34,8 +36,8 @@ type Events interface {
 
 // Config of a Scheduler.
 type Config struct {
-	// Client acts as the scheduler; its cache holds pods, nodes, namespaces and
-	// disruption budgets.
+	// Client acts as the scheduler; its cache holds pods, nodes, namespaces, disruption
+	// budgets, and the kinds of resource.k8s.io.
 	Client *client.Client
 	Events Events
 	// Name of the scheduler that pods ask for; empty: default-scheduler.
@@ -80,9 +82,13 @@ func New(cfg Config) (*Scheduler, error) {
 		writes: make(chan struct{}, maxWrites), numbers: newNumbers()}, nil
 }
 
+// watched are the kinds that decisions depend on.
+var watched = []*api.Facts{api.Nodes.Facts, api.Namespaces.Facts, api.ResourceSlices.Facts, api.DeviceClasses.Facts,
+	api.DeviceTaintRules.Facts, api.ResourceClaims.Facts, api.Pods.Facts}
+
 // Run schedules until ctx ends.
 func (s *Scheduler) Run(ctx context.Context) error {
-	for _, kind := range []*api.Facts{api.Nodes.Facts, api.Namespaces.Facts, api.Pods.Facts} {
+	for _, kind := range watched {
 		if err := s.cfg.Client.Subscribe(ctx, kind, s.inbox.changed(kind)); err != nil {
 			return fmt.Errorf("watching %s: %w", kind.Plural, err)
 		}
@@ -113,24 +119,25 @@ func (s *Scheduler) Run(ctx context.Context) error {
 
 // update brings cluster and queue up to the cache.
 func (s *Scheduler) update(now time.Time) {
-	names, failed := s.inbox.take()
+	names, outcomes := s.inbox.take()
 	wake := nobody
 	for _, n := range names {
+		key := types.NamespacedName{Namespace: n.namespace, Name: n.name}
 		switch n.kind {
 		case api.Nodes.Facts:
-			wake = max(wake, s.updateNode(n.name))
+			wake |= s.updateNode(n.name)
 		case api.Namespaces.Facts:
 			s.updateNamespace(n.name)
 		case api.Pods.Facts:
-			wake = max(wake, s.updatePod(types.NamespacedName{Namespace: n.namespace, Name: n.name}, now))
+			wake |= s.updatePod(key, now)
+		case api.ResourceClaims.Facts:
+			wake |= s.updateClaim(key, now)
+		default:
+			wake |= s.updateDevices(n)
 		}
 	}
-	for _, p := range failed {
-		delete(s.assumed, p.UID)
-		s.cluster.RemovePod(p.UID)
-		if s.queue.pods[p.UID] == p && p.state == idle {
-			s.queue.retry(p, now)
-		}
+	for _, o := range outcomes {
+		wake |= s.ended(o, now)
 	}
 	if wake != nobody {
 		s.queue.wake(now, wake)
@@ -180,7 +187,7 @@ func (s *Scheduler) updatePod(key types.NamespacedName, now time.Time) (wake con
 		delete(s.known, key)
 		return everybody
 	case p.Spec.NodeName != "":
-		return max(wake, s.count(key, p))
+		return wake | s.count(key, p)
 	case s.wants(p):
 		s.known[key] = p.UID
 		if e := s.queue.pods[p.UID]; e == nil || needsAnotherTry(e.Pod.Pod, p) {
@@ -201,11 +208,14 @@ func (s *Scheduler) count(key types.NamespacedName, p *core.Pod) concern {
 	s.queue.remove(p.UID)
 	delete(s.nominated, p.UID)
 	old := s.cluster.Pod(p.UID)
-	if old != nil && !s.assumed[p.UID] && old.Generation == p.Generation && maps.Equal(old.Labels, p.Labels) {
+	if old != nil && !s.assumed[p.UID] && !old.Unnamed() && old.Generation == p.Generation && maps.Equal(old.Labels, p.Labels) {
 		return nobody // a change of status
 	}
 	delete(s.assumed, p.UID)
 	s.cluster.AddPod(placement.NewPod(p), p.Spec.NodeName)
+	if old != nil && old.Unnamed() {
+		return social | deviceful
+	}
 	return social
 }
 
@@ -219,9 +229,11 @@ func (s *Scheduler) gated(p *core.Pod) bool {
 	return p.Spec.SchedulerName == s.cfg.Name && p.DeletionTimestamp == nil && len(p.Spec.SchedulingGates) > 0
 }
 
-// needsAnotherTry: something that placement looks at differs; status does not count.
+// needsAnotherTry: something that placement looks at differs; of the status only which
+// claims the pod has.
 func needsAnotherTry(old, new *core.Pod) bool {
-	return !apiequality.Semantic.DeepEqual(old.Labels, new.Labels) || !apiequality.Semantic.DeepEqual(old.Spec, new.Spec)
+	return !apiequality.Semantic.DeepEqual(old.Labels, new.Labels) || !apiequality.Semantic.DeepEqual(old.Spec, new.Spec) ||
+		!resourceclaim.PodStatusEqual(old.Status.ResourceClaimStatuses, new.Status.ResourceClaimStatuses)
 }
 
 func (s *Scheduler) forget(uid types.UID) {
@@ -235,24 +247,39 @@ func (s *Scheduler) forget(uid types.UID) {
 func (s *Scheduler) schedule(ctx context.Context, p *pending) {
 	began := time.Now()
 	d := s.place(p)
-	if d.Node == "" {
-		s.numbers.attempt(noNode, time.Since(began))
-		s.unplaced(ctx, p, d)
-		s.queue.failed(p, time.Now())
+	if d.Node != "" {
+		s.assumed[p.UID] = true
+		s.cluster.Devices.Assume(p.UID, d.Grant)
+		pod := p.Pod
+		if d.Units != nil {
+			pod = pod.With(d.Units)
+		}
+		s.cluster.AddPod(pod, d.Node)
+		attempt := attempt{p, p.attempts, began, d}
+		s.write(func() { s.inbox.ended(s.bind(ctx, attempt)) })
 		return
 	}
-	s.assumed[p.UID] = true
-	s.cluster.AddPod(p.Pod, d.Node)
-	attempt := attempt{p, p.attempts, began}
-	s.write(func() { s.bind(ctx, attempt, d.Node) })
+	switch now := time.Now(); {
+	case errors.Is(d.Early, resourceclaim.ErrClaimNotFound): // its template is being followed
+		s.queue.wait(p, now)
+	case d.Err != nil:
+		s.numbers.attempt(failed, now.Sub(began))
+		s.unplaced(ctx, p, d)
+		s.queue.retry(p, now)
+	default:
+		s.numbers.attempt(noNode, now.Sub(began))
+		s.unplaced(ctx, p, d)
+		s.queue.failed(p, now)
+	}
 }
 
 // attempt is one try to place a pod, as the loop saw it: pending's own fields go on
 // changing.
 type attempt struct {
 	*pending
-	number int
-	began  time.Time
+	number   int
+	began    time.Time
+	decision placement.Decision
 }
 
 // place asks placement with the room of more important nominated pods taken.

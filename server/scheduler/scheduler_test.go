@@ -28,6 +28,45 @@ type cluster struct {
 	*client.Client
 	mu     sync.Mutex
 	events []string // guarded by mu
+	// refuse fails creations by the scheduler; nil fails none. Guarded by mu.
+	refuse func(client.Target) error
+}
+
+// refusing is the scheduler's way to the API.
+type refusing struct {
+	client.Transport
+	c *cluster
+}
+
+func (r refusing) Create(ctx context.Context, t client.Target, o runtime.Object, opts metav1.CreateOptions) (runtime.Object, error) {
+	r.c.mu.Lock()
+	refuse := r.c.refuse
+	r.c.mu.Unlock()
+	if refuse != nil {
+		if err := refuse(t); err != nil {
+			return nil, err
+		}
+	}
+	return r.Transport.Create(ctx, t, o, opts)
+}
+
+func (c *cluster) refusing(refuse func(client.Target) error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.refuse = refuse
+}
+
+func quantity(text string) resource.Quantity { return resource.MustParse(text) }
+
+// eventually waits for something that no pod shows.
+func eventually(t testing.TB, ok func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(2 * time.Millisecond) {
+		if ok() {
+			return
+		}
+	}
+	t.Fatal("it did not come about")
 }
 
 func (c *cluster) Event(obj runtime.Object, _, reason, format string, args ...any) {
@@ -44,6 +83,9 @@ func (c *cluster) said(what string) bool {
 
 func newCluster(t testing.TB, store datastore.Store) *cluster {
 	t.Helper()
+	if t, ok := t.(*testing.T); ok {
+		t.Parallel() // much of each is waiting for a back-off
+	}
 	r, err := registry.New(registry.Config{Store: store, Resources: registry.BuiltIn()})
 	if err != nil {
 		t.Fatal(err)
@@ -53,7 +95,7 @@ func newCluster(t testing.TB, store datastore.Store) *cluster {
 	go func() { done <- r.Run(ctx) }()
 	<-r.Ready()
 	c := &cluster{TB: t, Client: r.Client(registry.User{Name: api.SchedulerUser})}
-	s, err := New(Config{Client: c.Client, Events: c})
+	s, err := New(Config{Client: &client.Client{Transport: refusing{c.Client.Transport, c}, Cache: c.Client.Cache}, Events: c})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -18,25 +18,46 @@ import (
 	"orch/server/placement"
 )
 
-// bind writes the decision. A pod that is gone or bound already needs nothing
-// more: its change comes through the cache.
-func (s *Scheduler) bind(ctx context.Context, p attempt, node string) {
-	binding := &core.Binding{
-		ObjectMeta: metav1.ObjectMeta{Namespace: p.Namespace, Name: p.Name, UID: p.UID},
-		Target:     core.ObjectReference{Kind: "Node", Name: node},
+// bind writes the decision: claims first, so that whoever sees the pod bound sees its
+// devices. A pod that is gone or bound already needs nothing more: its change comes through
+// the cache. What failed half-way is undone.
+func (s *Scheduler) bind(ctx context.Context, p attempt) outcome {
+	out := outcome{attempt: p}
+	r := reservation{Scheduler: s, pod: p.Pod}
+	err := r.make(ctx, p.decision.Grant)
+	if err == nil {
+		err = s.assign(ctx, p)
 	}
-	_, err := s.cfg.Client.Create(ctx, target(p.Pod, "binding"), binding, metav1.CreateOptions{})
+	gone := errors.IsNotFound(err) && !r.broken
+	if err != nil && ctx.Err() == nil {
+		r.undo(ctx)
+	}
+	out.written = r.written
 	switch {
 	case err == nil:
 		s.numbers.attempt(scheduled, time.Since(p.began))
 		s.numbers.bound(p.number, time.Since(p.added))
-		s.cfg.Events.Event(p.Pod.Pod, core.EventTypeNormal, "Scheduled", "Successfully assigned %s/%s to %s", p.Namespace, p.Name, node)
-	case ctx.Err() != nil, errors.IsNotFound(err):
+		s.cfg.Events.Event(p.Pod.Pod, core.EventTypeNormal, "Scheduled", "Successfully assigned %s/%s to %s", p.Namespace, p.Name, p.decision.Node)
+	case ctx.Err() != nil, gone:
 	default:
-		s.cfg.Log.Warn("binding a pod failed", "pod", p.Namespace+"/"+p.Name, "node", node, "err", err)
+		s.cfg.Log.Warn("binding a pod failed", "pod", p.Namespace+"/"+p.Name, "node", p.decision.Node, "err", err)
 		s.numbers.attempt(failed, time.Since(p.began))
-		s.inbox.bindingFailed(p.pending)
+		out.retry = true
 	}
+	return out
+}
+
+// assign writes the binding, with the names of the devices that the pod is given.
+func (s *Scheduler) assign(ctx context.Context, p attempt) error {
+	binding := &core.Binding{
+		ObjectMeta: metav1.ObjectMeta{Namespace: p.Namespace, Name: p.Name, UID: p.UID},
+		Target:     core.ObjectReference{Kind: "Node", Name: p.decision.Node},
+	}
+	if p.decision.Units != nil {
+		binding.Annotations = map[string]string{api.AnnotationDevices: p.decision.Units.Text()}
+	}
+	_, err := s.cfg.Client.Create(ctx, target(p.Pod, "binding"), binding, metav1.CreateOptions{})
+	return err
 }
 
 func target(p *placement.Pod, sub string) client.Target {
@@ -54,11 +75,22 @@ func (s *Scheduler) unplaced(ctx context.Context, p *pending, d placement.Decisi
 		s.nominated[p.UID] = nomination{p.Pod, victims.Node}
 	} else if d.Considered > 0 {
 		delete(s.nominated, p.UID)
-		message += " " + preemptionMessage(d)
+		if d.Err == nil {
+			message += " " + preemptionMessage(d)
+		}
 	}
-	pod := p.Pod
+	pod, reason := p.Pod, core.PodReasonUnschedulable
+	if d.Err != nil {
+		reason = core.PodReasonSchedulerError
+	}
 	s.write(func() {
-		s.sayWhy(ctx, pod, message, victims.Node)
+		s.sayWhy(ctx, pod, reason, message, victims.Node)
+		if o := unused(pod, d); o != nil {
+			s.release(ctx, pod, o)
+		}
+		if o := leftover(d); o != nil {
+			s.discard(ctx, o)
+		}
 		for _, v := range victims.Victims {
 			s.evict(ctx, v, pod)
 		}
@@ -89,7 +121,7 @@ func (s *Scheduler) protected(p *placement.Pod) bool {
 }
 
 // sayWhy writes condition, nomination and event; an unchanged condition is not written again.
-func (s *Scheduler) sayWhy(ctx context.Context, p *placement.Pod, message, nominated string) {
+func (s *Scheduler) sayWhy(ctx context.Context, p *placement.Pod, reason, message, nominated string) {
 	s.cfg.Events.Event(p.Pod, core.EventTypeWarning, "FailedScheduling", "%s", message)
 	for _, c := range p.Status.Conditions {
 		if c.Type == core.PodScheduled && c.Status == core.ConditionFalse && c.Message == message && p.Status.NominatedNodeName == nominated {
@@ -97,7 +129,7 @@ func (s *Scheduler) sayWhy(ctx context.Context, p *placement.Pod, message, nomin
 		}
 	}
 	status := map[string]any{"conditions": []core.PodCondition{{Type: core.PodScheduled, Status: core.ConditionFalse,
-		ObservedGeneration: p.Generation, Reason: core.PodReasonUnschedulable, Message: message, LastTransitionTime: metav1.Now()}}}
+		ObservedGeneration: p.Generation, Reason: reason, Message: message, LastTransitionTime: metav1.Now()}}}
 	if nominated != "" {
 		status["nominatedNodeName"] = nominated
 	}

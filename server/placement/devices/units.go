@@ -1,0 +1,216 @@
+package devices
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+
+	core "k8s.io/api/core/v1"
+	resource "k8s.io/api/resource/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/dynamic-resource-allocation/structured"
+
+	"orch/api"
+	"orch/gpu/alloc"
+	gpu "orch/gpu/slices"
+)
+
+// view is what of a node's units is free.
+type view struct {
+	// free units by resource, healthy ones by resource whoever holds them.
+	free    map[string][]alloc.Unit
+	healthy map[string]int
+	held    []string
+	// unnamed and wanted are sums over the holders.
+	unnamed, wanted map[string]int
+}
+
+// gpus reads the pool of the built-in driver.
+func (s *State) gpus(n *node) *gpu.Pool {
+	if n.gpus == nil {
+		var list []*resource.ResourceSlice
+		if p := s.pools[builtin(n.name)]; p != nil {
+			list = slices.Collect(maps.Values(p.slices))
+		}
+		n.gpus = new(gpu.Read(list))
+	}
+	return n.gpus
+}
+
+// Hold counts what a pod on a node holds by plain limits.
+func (s *State) Hold(name string, pod types.UID, h Holding) {
+	if h.empty() {
+		return
+	}
+	n := s.node(name)
+	n.holders[pod] = h
+	s.plain(n, h.Units, 1)
+}
+
+// Release ends what Hold began.
+func (s *State) Release(name string, pod types.UID) {
+	n := s.nodes[name]
+	if n == nil {
+		return
+	}
+	h, ok := n.holders[pod]
+	if !ok {
+		return
+	}
+	delete(n.holders, pod)
+	s.plain(n, h.Units, -1)
+	s.drop(n)
+}
+
+func (s *State) plain(n *node, units []string, sign int) {
+	s.clock++
+	n.changed, n.view = s.clock, nil
+	if len(units) == 0 || s.pools[builtin(n.name)] == nil {
+		return
+	}
+	p, devices := s.pool(builtin(n.name)), s.gpus(n)
+	for _, id := range units {
+		if d, ok := devices.DeviceOf(id); ok {
+			p.count(p.plain, structured.MakeDeviceID(api.GPUDriver, n.name, d.Name), sign)
+		}
+	}
+}
+
+// recount finds the devices of the units anew after the slices have changed.
+func (s *State) recount(n *node) {
+	n.gpus = nil
+	p := s.pools[builtin(n.name)]
+	if p == nil {
+		return
+	}
+	for id, count := range p.plain {
+		p.count(p.plain, id, -count)
+	}
+	for _, h := range n.holders {
+		s.plain(n, h.Units, 1)
+	}
+}
+
+// look makes the view of a node.
+func (s *State) look(n *node) *view {
+	if n.view != nil {
+		return n.view
+	}
+	v := &view{free: map[string][]alloc.Unit{}, healthy: map[string]int{}, unnamed: map[string]int{}, wanted: map[string]int{}}
+	n.view = v
+	for _, h := range n.holders {
+		v.held = append(v.held, h.Units...)
+		for r, k := range h.Unnamed {
+			v.unnamed[r] += k
+		}
+		for r, k := range h.Wanted {
+			v.wanted[r] += k
+		}
+	}
+	slices.Sort(v.held) // by map order it came
+	devices := s.gpus(n)
+	taken := s.takenOf(n, devices)
+	for _, u := range devices.Units {
+		d, _ := devices.DeviceOf(u.ID)
+		if d.Tainted {
+			continue
+		}
+		v.healthy[u.Resource]++
+		if devices.Complete && !slices.Contains(v.held, u.ID) && !slices.ContainsFunc(taken, func(t holder) bool { return t.excludes(d, u) }) {
+			v.free[u.Resource] = append(v.free[u.Resource], u)
+		}
+	}
+	return v
+}
+
+// holder is a device that is taken; parts: only replicas of it are.
+type holder struct {
+	gpu.Device
+	parts bool
+}
+
+func (h holder) excludes(d gpu.Device, u alloc.Unit) bool {
+	if h.Name == d.Name {
+		return !h.parts || u.Replica < 0
+	}
+	return h.Conflicts(d)
+}
+
+func (s *State) takenOf(n *node, devices *gpu.Pool) []holder {
+	p := s.pools[builtin(n.name)]
+	if p == nil {
+		return nil
+	}
+	whole := map[string]bool{} // by name of the device: an id that is no replica's is held
+	for _, h := range n.holders {
+		for _, id := range h.Units {
+			if d, ok := devices.DeviceOf(id); ok && id == d.UUID {
+				whole[d.Name] = true
+			}
+		}
+	}
+	shared := map[string]bool{}
+	for id := range p.shares {
+		shared[id.Device.String()] = true
+	}
+	var out []holder
+	for _, d := range devices.Devices {
+		id := structured.MakeDeviceID(api.GPUDriver, n.name, d.Name)
+		switch {
+		case p.claimed[id] > 0 || shared[d.Name]:
+			out = append(out, holder{Device: d})
+		case p.plain[id] > 0:
+			out = append(out, holder{Device: d, parts: !whole[d.Name]})
+		}
+	}
+	return out
+}
+
+// Serves tells whether units of the node serve a resource, so that its count does not.
+func (s *State) Serves(name string, resource core.ResourceName) bool {
+	n := s.nodes[name]
+	return n != nil && n.pools[builtin(name)] > 0 &&
+		slices.ContainsFunc(s.gpus(n).Units, func(u alloc.Unit) bool { return u.Resource == string(resource) })
+}
+
+// Room says whether n more units of a resource that the node Serves can be given, and
+// whether they could if no pod held any.
+func (s *State) Room(name, resource string, want int) (fits, ever bool) {
+	v := s.look(s.node(name))
+	return v.unnamed[resource] == 0 && len(v.free[resource])-v.wanted[resource] >= want, v.healthy[resource] >= want
+}
+
+// Choose picks the units that a pod gets on a node; those of resources that the node does
+// not serve are not its matter.
+func (s *State) Choose(name string, l Limits) (Units, error) {
+	var asks []alloc.Ask
+	for _, a := range l.Asks {
+		a.Wants = slices.DeleteFunc(slices.Clone(a.Wants), func(w alloc.Want) bool { return w.Part() || !s.Serves(name, core.ResourceName(w.Resource)) })
+		if len(a.Wants) > 0 {
+			asks = append(asks, a)
+		}
+	}
+	if len(asks) == 0 {
+		return nil, nil
+	}
+	n := s.node(name)
+	v, devices := s.look(n), s.gpus(n)
+	free, held := maps.Clone(v.free), slices.Clone(v.held)
+	units, err := alloc.Walk(asks, func(_ alloc.Ask, w alloc.Want, _ []string) ([]string, error) {
+		picked, err := alloc.Choose(devices.Machine, alloc.Request{Resource: w.Resource, Count: w.Count, Free: free[w.Resource], Held: held, OneOnly: devices.OneOnly(w.Resource)})
+		if err != nil {
+			return nil, err
+		}
+		var ids []string
+		for _, u := range picked {
+			ids = append(ids, u.ID)
+		}
+		held = append(held, ids...)
+		free[w.Resource] = slices.DeleteFunc(slices.Clone(free[w.Resource]), func(u alloc.Unit) bool { return slices.Contains(ids, u.ID) })
+		return ids, nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("choosing devices on %s: %w", name, err)
+	}
+	return Units(units), nil
+}
