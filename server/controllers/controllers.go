@@ -14,6 +14,7 @@ import (
 	"orch/server/controllers/cronjob"
 	"orch/server/controllers/daemonset"
 	"orch/server/controllers/deployment"
+	"orch/server/controllers/deviceclass"
 	"orch/server/controllers/devicetaint"
 	"orch/server/controllers/disruption"
 	"orch/server/controllers/endpoints"
@@ -100,6 +101,7 @@ func Specs(d Deps) ([]reconcile.Spec, error) {
 		resourceclaim.Specs(resourceclaim.Deps{Client: c, Events: rec}),
 		storagemigration.Specs(storagemigration.Deps{Client: c, Kinds: d.Kinds, Changed: d.Changed, Others: d.Migrated, Now: now}),
 		gputaint.Specs(c, d.GPUTaint),
+		deviceclass.Specs(c),
 		devicetaint.Specs(devicetaint.Deps{Client: c, Events: rec, Now: now}),
 		// Namespaces and what is in them.
 		serviceaccount.Specs(c),
