@@ -314,6 +314,12 @@ func TestDamagedSecretsFailAndStay(t *testing.T) {
 		}
 		wantSecret(t, c, "good")
 	}
+	for name := range damage {
+		waitFor(t, "the cache to see "+name, func() bool {
+			code, _ := c.do("GET", "/api/v1/namespaces/default/secrets/"+name, "")
+			return code != 404
+		})
+	}
 	check()
 	if body := s.action(c, "rotate-keys"); !strings.Contains(body, "cannot be read with the keys there are") {
 		t.Errorf("rotation over unreadable secrets: %s", body)
@@ -370,6 +376,41 @@ resources:
 		if code, body := c.do("GET", path, ""); code != 200 {
 			t.Errorf("%s: %d %s", path, code, body)
 		}
+	}
+	wantSecret(t, c, "a")
+}
+
+// An update that changes nothing, as a storage migration makes it, brings a value under
+// the key of today.
+func TestUpdateThatChangesNothingSealsAnew(t *testing.T) {
+	s := &sealedServer{t: t, dir: t.TempDir()}
+	c := s.start(nil)
+	putSecret(t, c, "a", "hush")
+	for _, action := range []string{"prepare", "rotate"} {
+		s.action(c, action)
+	}
+	if raw := s.raw("a"); !strings.HasPrefix(raw, "k8s:enc:secretbox:v1:key1:") {
+		t.Fatalf("stored as %.40q", raw)
+	}
+	const path = "/api/v1/namespaces/default/secrets/a"
+	revision := func() string {
+		_, body := c.do("GET", path, "")
+		_, rest, _ := strings.Cut(body, `"resourceVersion":"`)
+		before, _, _ := strings.Cut(rest, `"`)
+		return before
+	}
+	was := revision()
+	for range 2 {
+		if code, m := c.message("PATCH", path, `{"metadata":{"resourceVersion":"`+revision()+`"}}`); code != 200 {
+			t.Fatal(code, m)
+		}
+	}
+	if raw := s.raw("a"); !strings.HasPrefix(raw, "k8s:enc:secretbox:v1:key2:") {
+		t.Errorf("stored as %.40q", raw)
+	}
+	now := revision()
+	if code, m := c.message("PATCH", path, `{}`); code != 200 || now == was || revision() != now {
+		t.Errorf("%d %s: revisions %s, %s, %s: want one write", code, m, was, now, revision())
 	}
 	wantSecret(t, c, "a")
 }

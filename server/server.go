@@ -205,6 +205,7 @@ func (s *Server) assemble(store datastore.Store) (err error) {
 		return err
 	}
 	s.Measure(s.crd.Loop())
+	s.metrics.MustRegister(s.encryption.Collectors()...)
 	s.metrics.MustRegister(newCollector(s, store), s.rest.Collector(), s.flow.Collector(), s.admit.Collector())
 	return nil
 }
@@ -241,7 +242,7 @@ func (s *Server) assembleREST(self *client.Client) error {
 
 // checks are what /readyz looks at; the names are upstream's where it has the like.
 func (s *Server) checks() []rest.Check {
-	return []rest.Check{
+	list := []rest.Check{
 		{Name: "started", Ready: true, Check: s.started},
 		{Name: "poststarthook/priority-and-fairness-config-producer", Ready: true, Check: func(context.Context) error {
 			select {
@@ -252,6 +253,10 @@ func (s *Server) checks() []rest.Check {
 			}
 		}},
 	}
+	if s.encryption.HasPlugins() {
+		list = append(list, rest.Check{Name: "kms-providers", Check: s.encryption.Check})
+	}
+	return list
 }
 
 // joinsWith takes the server's own token and bootstrap tokens.

@@ -11,6 +11,8 @@ import (
 
 	"golang.org/x/crypto/nacl/secretbox"
 	configv1 "k8s.io/apiserver/pkg/apis/apiserver/v1"
+
+	"orch/server/encryption/kms"
 )
 
 // What stands before a sealed value, as upstream lays it out in etcd:
@@ -20,6 +22,7 @@ const (
 	secretboxPrefix = "k8s:enc:secretbox:v1:"
 	aescbcPrefix    = "k8s:enc:aescbc:v1:"
 	aesgcmPrefix    = "k8s:enc:aesgcm:v1:"
+	kmsPrefix       = "k8s:enc:kms:v2:"
 )
 
 var (
@@ -44,8 +47,13 @@ type sealer interface {
 	open(sealed, at []byte) ([]byte, error)
 }
 
-// boxes lists the keys of providers in the order of the configuration, which has been checked.
-func boxes(providers []configv1.ProviderConfiguration) ([]box, error) {
+// dated is a sealer whose own key changes: old tells that a value of it lies under one
+// that is not the key of today.
+type dated interface{ old(sealed []byte) bool }
+
+// boxes lists the keys of providers in the order of the configuration, which has been
+// checked. plugins has the KMS that it names.
+func boxes(providers []configv1.ProviderConfiguration, plugins plugins) ([]box, error) {
 	var out []box
 	add := func(prefix, name string, keys []configv1.Key, make func([]byte) (sealer, error)) error {
 		for _, k := range keys {
@@ -73,6 +81,9 @@ func boxes(providers []configv1.ProviderConfiguration) ([]box, error) {
 			err = add(aescbcPrefix, "AES", p.AESCBC.Keys, newCBC)
 		case p.AESGCM != nil:
 			err = add(aesgcmPrefix, "AES", p.AESGCM.Keys, newGCM)
+		case p.KMS != nil:
+			prefix := []byte(kmsPrefix + p.KMS.Name + ":")
+			out = append(out, box{prefix: prefix, provider: prefix, cipher: remoteCipher{plugins[p.KMS.Name]}})
 		case p.Identity != nil:
 			out = append(out, box{})
 		}
@@ -126,8 +137,20 @@ func staleIn(list []box, sealed []byte) bool {
 	if list[0].cipher == nil {
 		return bytes.HasPrefix(sealed, []byte(sealedPrefix))
 	}
-	return !bytes.HasPrefix(sealed, list[0].prefix)
+	rest, ok := bytes.CutPrefix(sealed, list[0].prefix)
+	if !ok {
+		return true
+	}
+	d, ok := list[0].cipher.(dated)
+	return ok && d.old(rest)
 }
+
+// remoteCipher leaves the key to a KMS.
+type remoteCipher struct{ *kms.Provider }
+
+func (c remoteCipher) seal(dst, plain, at []byte) ([]byte, error) { return c.Seal(dst, plain, at) }
+func (c remoteCipher) open(sealed, at []byte) ([]byte, error)     { return c.Open(sealed, at) }
+func (c remoteCipher) old(sealed []byte) bool                     { return c.Stale(sealed) }
 
 // secretboxCipher: a random nonce, then XSalsa20 and Poly1305.
 type secretboxCipher struct{ key [32]byte }

@@ -15,7 +15,7 @@ func TestCiphers(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			list, err := boxes(c.Resources[0].Providers)
+			list, err := boxes(c.Resources[0].Providers, nil)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -71,7 +71,15 @@ func TestConfigurationsThatAreRefused(t *testing.T) {
 		{"short key", head + `{"resources":["secrets"],"providers":[` + key("c2hvcnQ=") + `]}]}`, "got 5, expected one of [32]"},
 		{"no base64", head + `{"resources":["secrets"],"providers":[` + key("%%") + `]}]}`, errBase64},
 		{"two in one", head + `{"resources":["secrets"],"providers":[{"identity":{},` + good[1:] + `]}]}`, errOneProvider},
-		{"kms", head + `{"resources":["secrets"],"providers":[{"kms":{"apiVersion":"v2","name":"x","endpoint":"unix:///x"}}]}]}`, errKMSUnsupplied},
+		{"kms v1", head + kmsOf(`"name":"x","endpoint":"unix:///x"`), errKMSv1},
+		{"kms v3", head + kmsOf(`"apiVersion":"v3","name":"x","endpoint":"unix:///x"`), "unsupported apiVersion v3"},
+		{"kms without a name", head + kmsOf(`"apiVersion":"v2","endpoint":"unix:///x"`), "kms.name: name is a mandatory field"},
+		{"kms with a colon", head + kmsOf(`"apiVersion":"v2","name":"a:b","endpoint":"unix:///x"`), "invalid KMS provider name a:b, must not contain ':'"},
+		{"kms twice", head + kmsOf(`"apiVersion":"v2","name":"x","endpoint":"unix:///x"}},{"kms":{"apiVersion":"v2","name":"x","endpoint":"unix:///y"`), "duplicate KMS provider name x, names must be unique"},
+		{"kms elsewhere", head + kmsOf(`"apiVersion":"v2","name":"x","endpoint":"tcp://x"`), `unsupported scheme "tcp" for KMS provider, only unix is supported`},
+		{"kms nowhere", head + kmsOf(`"apiVersion":"v2","name":"x"`), "endpoint is a mandatory field for a kms"},
+		{"kms without time", head + kmsOf(`"apiVersion":"v2","name":"x","endpoint":"unix:///x","timeout":"0s"`), "timeout should be a positive value"},
+		{"kms with a cache", head + kmsOf(`"apiVersion":"v2","name":"x","endpoint":"unix:///x","cachesize":5`), "cachesize is not supported in v2"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			_, err := Parse([]byte(tc.text))
@@ -83,6 +91,10 @@ func TestConfigurationsThatAreRefused(t *testing.T) {
 			}
 		})
 	}
+}
+
+func kmsOf(fields string) string {
+	return `{"resources":["secrets"],"providers":[{"kms":{` + fields + `}}]}]}`
 }
 
 // BenchmarkSeal is what a write of a Secret of 1 KiB costs more than one of another kind.
@@ -112,7 +124,7 @@ func BenchmarkOpen(b *testing.B) {
 
 func benchBoxes(b *testing.B) []box {
 	b.Helper()
-	list, err := boxes(keyring{}.with("secretbox", true).config().Resources[0].Providers)
+	list, err := boxes(keyring{}.with("secretbox", true).config().Resources[0].Providers, nil)
 	if err != nil {
 		b.Fatal(err)
 	}

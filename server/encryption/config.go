@@ -7,14 +7,21 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"time"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	configv1 "k8s.io/apiserver/pkg/apis/apiserver/v1"
 	"sigs.k8s.io/yaml"
+
+	"orch/server/encryption/kms"
 )
 
 // configVersion is the one form of the file that is read.
 const configVersion = "apiserver.config.k8s.io/v1"
+
+// kmsTimeout is upstream's for one call of a plugin.
+const kmsTimeout = 3 * time.Second
 
 // Load reads an EncryptionConfiguration and checks it.
 func Load(path string) (*configv1.EncryptionConfiguration, error) {
@@ -38,7 +45,25 @@ func Parse(raw []byte) (*configv1.EncryptionConfiguration, error) {
 	if c.Kind != "EncryptionConfiguration" || c.APIVersion != configVersion {
 		return nil, fmt.Errorf("it is a %q of %q, expected an EncryptionConfiguration of %s", c.Kind, c.APIVersion, configVersion)
 	}
+	complete(&c)
 	return &c, validate(&c)
+}
+
+// complete fills in upstream's defaults.
+func complete(c *configv1.EncryptionConfiguration) {
+	for i := range c.Resources {
+		for _, p := range c.Resources[i].Providers {
+			if p.KMS == nil {
+				continue
+			}
+			if p.KMS.Timeout == nil {
+				p.KMS.Timeout = &metav1.Duration{Duration: kmsTimeout}
+			}
+			if p.KMS.APIVersion == "" {
+				p.KMS.APIVersion = "v1"
+			}
+		}
+	}
 }
 
 // redact keeps the decoder's quotes of the file out of messages: they could be keys.
@@ -51,16 +76,16 @@ func redact(text string) string {
 
 // Texts of upstream's validation.
 const (
-	errOneProvider   = "more than one provider specified in a single element, should split into different list elements"
-	errStar          = "use '*.' to encrypt all the resources from core API group or *.* to encrypt all resources"
-	errEventsGroup   = "'*.events.k8s.io' objects are stored using the 'events' API group in etcd. Use 'events' instead in the config file"
-	errExtensions    = "'extensions' group has been removed and cannot be used for encryption"
-	errOverlap       = "using overlapping resources such as 'secrets' and '*.' in the same resource list is not allowed as they will be masked"
-	errCapital       = "resource name should not contain capital letters"
-	errAcrossGroups  = "encrypting the same resource across groups is not supported"
-	errDuplicate     = "the same resource cannot be specified multiple times"
-	errBase64        = "secrets must be base64 encoded"
-	errKMSUnsupplied = "kms providers are not supported by orch yet; use secretbox, aescbc or aesgcm"
+	errOneProvider  = "more than one provider specified in a single element, should split into different list elements"
+	errStar         = "use '*.' to encrypt all the resources from core API group or *.* to encrypt all resources"
+	errEventsGroup  = "'*.events.k8s.io' objects are stored using the 'events' API group in etcd. Use 'events' instead in the config file"
+	errExtensions   = "'extensions' group has been removed and cannot be used for encryption"
+	errOverlap      = "using overlapping resources such as 'secrets' and '*.' in the same resource list is not allowed as they will be masked"
+	errCapital      = "resource name should not contain capital letters"
+	errAcrossGroups = "encrypting the same resource across groups is not supported"
+	errDuplicate    = "the same resource cannot be specified multiple times"
+	errBase64       = "secrets must be base64 encoded"
+	errKMSv1        = "KMSv1 is deprecated and will only receive security updates going forward. Use KMSv2 instead."
 )
 
 func validate(c *configv1.EncryptionConfiguration) error {
@@ -68,6 +93,7 @@ func validate(c *configv1.EncryptionConfiguration) error {
 	bad := func(path, format string, args ...any) {
 		errs = append(errs, fmt.Errorf("%s: %s", path, fmt.Sprintf(format, args...)))
 	}
+	plugins := map[string]bool{}
 	if len(c.Resources) == 0 {
 		bad("resources", "at least one resources is required")
 	}
@@ -81,7 +107,12 @@ func validate(c *configv1.EncryptionConfiguration) error {
 		}
 		validateNames(at, rc.Resources, bad)
 		for j, p := range rc.Providers {
-			validateProvider(fmt.Sprintf("%s.providers[%d]", at, j), p, bad)
+			path := fmt.Sprintf("%s.providers[%d]", at, j)
+			validateProvider(path, p, bad)
+			if p.KMS != nil {
+				validateKMS(path+".kms", p.KMS, plugins[p.KMS.Name], bad)
+				plugins[p.KMS.Name] = true
+			}
 		}
 	}
 	return errors.Join(errs...)
@@ -131,13 +162,42 @@ func validateProvider(at string, p configv1.ProviderConfiguration, bad func(path
 	}
 	if p.KMS != nil {
 		n++
-		bad(at+".kms", "%s", errKMSUnsupplied)
 	}
 	switch {
 	case n > 1:
 		bad(at, "%s", errOneProvider)
 	case n == 0:
 		bad(at, "provider does not contain any of the expected providers: KMS, AESGCM, AESCBC, Secretbox, Identity")
+	}
+}
+
+// validateKMS holds the name of a plugin to be one: it is part of every value.
+func validateKMS(at string, c *configv1.KMSConfiguration, taken bool, bad func(path, format string, args ...any)) {
+	switch {
+	case c.Name == "":
+		bad(at+".name", "name is a mandatory field for a provider")
+	case strings.Contains(c.Name, ":"):
+		bad(at+".name", "invalid KMS provider name %s, must not contain ':'", c.Name)
+	case taken:
+		bad(at+".name", "duplicate KMS provider name %s, names must be unique", c.Name)
+	}
+	if c.Timeout.Duration <= 0 {
+		bad(at+".timeout", "timeout should be a positive value")
+	}
+	if c.Endpoint == "" {
+		bad(at+".endpoint", "endpoint is a mandatory field for a kms")
+	} else if _, err := kms.Socket(c.Endpoint); err != nil {
+		bad(at+".endpoint", "%s", err)
+	}
+	switch c.APIVersion {
+	case "v2":
+		if c.CacheSize != nil {
+			bad(at+".cachesize", "cachesize is not supported in v2")
+		}
+	case "v1":
+		bad(at+".apiVersion", "%s", errKMSv1)
+	default:
+		bad(at+".apiVersion", "unsupported apiVersion %s for KMS provider, only v2 is supported", c.APIVersion)
 	}
 }
 

@@ -56,6 +56,8 @@ type Config struct {
 type Store interface {
 	Reseal(ctx context.Context, tell func(registry.Resealed)) error
 	ForgetPast(ctx context.Context) error
+	// Reread tries again what could not be read, because a KMS did not open it.
+	Reread(ctx context.Context) error
 }
 
 // Encryption is safe for many goroutines.
@@ -63,6 +65,8 @@ type Encryption struct {
 	cfg  Config
 	path string
 	file *configv1.EncryptionConfiguration // nil without Config.File
+	// plugins are the KMS that file names.
+	plugins plugins
 
 	// busy is held by the one operation on keys that goes on at a time.
 	busy sync.Mutex
@@ -93,19 +97,32 @@ func New(cfg Config) (*Encryption, error) {
 		}
 		e.file = file
 	}
+	if err := e.load(); err != nil {
+		return nil, errors.Join(err, e.plugins.close())
+	}
+	return e, nil
+}
+
+// load gets the keys and the plugins.
+func (e *Encryption) load() error {
+	cfg := e.cfg
+	var err error
+	if e.plugins, err = connect(e.file, cfg.Log); err != nil {
+		return err
+	}
 	keys, there, err := loadRing(e.path)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	if !there {
 		if err := e.lost(); err != nil {
-			return nil, err
+			return err
 		}
 	}
 	if !there && !cfg.Off {
 		keys = keyring{}.with(cfg.Provider, true)
 		if err := keys.save(e.path); err != nil {
-			return nil, err
+			return err
 		}
 	}
 	e.keys = keys
@@ -113,7 +130,7 @@ func New(cfg Config) (*Encryption, error) {
 	end()
 	e.base = ended
 	_, err = e.ring(keys)
-	return e, err
+	return err
 }
 
 // lost refuses to begin anew where the store needs keys that are gone.
@@ -138,7 +155,7 @@ func (e *Encryption) ring(keys keyring) (ring, error) {
 		list = append(list, e.file)
 	}
 	own := keys.config()
-	r, err := newRing(append(list, own)...)
+	r, err := newRing(e.plugins, append(list, own)...)
 	if err != nil {
 		return nil, err
 	}
@@ -146,7 +163,7 @@ func (e *Encryption) ring(keys keyring) (ring, error) {
 	// must stay readable all the same.
 	secrets := schema.GroupResource{Resource: "secrets"}
 	if named := r.of("", "secrets"); named != nil && len(r[secrets]) == 0 {
-		more, err := boxes(own.Resources[0].Providers)
+		more, err := boxes(own.Resources[0].Providers, nil)
 		if err != nil {
 			return nil, err
 		}
@@ -160,7 +177,7 @@ func (e *Encryption) theirs() bool {
 	if e.file == nil {
 		return false
 	}
-	r, err := newRing(e.file)
+	r, err := newRing(e.plugins, e.file)
 	return err == nil && r.of("", "secrets") != nil
 }
 
@@ -211,8 +228,22 @@ func (e *Encryption) ringNow() keyring {
 }
 
 // Run encrypts anew, once the store is loaded, what a crash or an older server left
-// behind. It ends with ctx.
+// behind, and looks after the plugins. It ends with ctx.
 func (e *Encryption) Run(ctx context.Context, store Store) error {
+	var watched sync.WaitGroup
+	defer watched.Wait()
+	for _, p := range e.plugins {
+		watched.Go(func() {
+			err := p.Run(ctx, func(ctx context.Context) {
+				if err := store.Reread(ctx); err != nil && ctx.Err() == nil {
+					e.cfg.Log.Error("reading again what a KMS could not open failed", "err", err)
+				}
+			})
+			if err != nil {
+				e.cfg.Log.Warn("ending the connection to a KMS plugin failed", "err", err)
+			}
+		})
+	}
 	e.mu.Lock()
 	e.base = ctx
 	e.mu.Unlock()

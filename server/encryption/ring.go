@@ -63,11 +63,11 @@ type ring map[schema.GroupResource][]box
 
 // newRing follows upstream: earlier entries mask later ones by their wildcards, and
 // entries of the same name add up.
-func newRing(configs ...*configv1.EncryptionConfiguration) (ring, error) {
+func newRing(plugins plugins, configs ...*configv1.EncryptionConfiguration) (ring, error) {
 	r := ring{}
 	for _, c := range configs {
 		for _, rc := range c.Resources {
-			list, err := boxes(rc.Providers)
+			list, err := boxes(rc.Providers, plugins)
 			if err != nil {
 				return nil, err
 			}

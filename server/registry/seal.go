@@ -117,6 +117,29 @@ func (r *Registry) resealOne(ctx context.Context, res *Resource, kv datastore.KV
 	return err == nil, err
 }
 
+// Reread tries again to read what could not be read.
+func (r *Registry) Reread(ctx context.Context) error {
+	if err := r.waitLoaded(ctx); err != nil {
+		return err
+	}
+	return r.cache.Retry(ctx)
+}
+
+// sealedOtherwise tells that an object lies under another key than it would if it were
+// written now: an update that changes nothing brings it up to date.
+func (w *op) sealedOtherwise(ctx context.Context, old *Item) (bool, error) {
+	s := w.res.kind.Sealer
+	if s == nil {
+		return false, nil
+	}
+	o := old.Object()
+	kv, err := w.r.store.Get(ctx, w.res.Key(o.GetNamespace(), o.GetName()), old.Revision())
+	if errors.Is(err, datastore.ErrNotFound) || errors.Is(err, datastore.ErrCompacted) {
+		return false, nil // it has been replaced meanwhile
+	}
+	return err == nil && s.Stale(kv.Value), err
+}
+
 // ForgetPast drops the store's history: what was replaced up to now. Watches and lists
 // that go on from there are told to begin anew.
 func (r *Registry) ForgetPast(ctx context.Context) error {

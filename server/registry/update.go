@@ -343,7 +343,10 @@ func (w *op) storeUpdate(ctx context.Context, old *Item, obj api.Object) (Result
 		return Result{}, err
 	}
 	if same && !old.Stale() { // an update that changes nothing brings an old stored version up to date
-		return answer(old), nil
+		sealed, err := w.sealedOtherwise(ctx, old)
+		if err != nil || !sealed {
+			return answer(old), err
+		}
 	}
 	if w.DryRun {
 		return answer(cache.NewItem(w.res.kind, obj, old.Revision())), nil

@@ -63,6 +63,9 @@ type shelf struct {
 	// broken are the errors of stored values that cannot be read, by key: reads of
 	// them fail, they are not "not found".
 	broken map[string]error
+	// mended is the revision at which some of them could be read at last: who knows the
+	// state of before cannot learn of them by changes.
+	mended int64
 
 	// out is held while a change is handed to the followers.
 	out         sync.Mutex
@@ -110,6 +113,13 @@ func (s *shelf) unreadable(namespace string) error {
 		}
 	}
 	return nil
+}
+
+// missed tells that the changes after a revision are not all that has come since.
+func (s *shelf) missed(revision int64) bool {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return revision < s.mended
 }
 
 // snapshot is the whole content now and the revision of its newest change.

@@ -130,6 +130,9 @@ func (w *Watch) start(ctx context.Context) error {
 		if w.opts.After > max(seen, applied) {
 			return datastore.ErrFuture
 		}
+		if b.missed(w.opts.After) {
+			return datastore.ErrCompacted
+		}
 		w.after = max(applied, w.opts.After)
 		if ok {
 			for _, c := range changes {
