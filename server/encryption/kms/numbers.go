@@ -1,13 +1,10 @@
 package kms
 
 import (
-	"context"
 	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"google.golang.org/grpc"
-	"google.golang.org/grpc/status"
 )
 
 // numbers are upstream's for one provider.
@@ -33,14 +30,6 @@ func newNumbers(name string) *numbers {
 			"When a KMS plugin's status last named this key.", []string{"key_id_hash"}, provider),
 		size: prometheus.NewDesc("apiserver_envelope_encryption_dek_source_cache_size", "Opened seeds and keys that are kept.", nil, provider),
 	}
-}
-
-// measure times every call.
-func (n *numbers) measure(ctx context.Context, method string, in, out any, c *grpc.ClientConn, call grpc.UnaryInvoker, o ...grpc.CallOption) error {
-	start := time.Now()
-	err := call(ctx, method, in, out, c, o...)
-	n.latency.WithLabelValues(method, status.Code(err).String()).Observe(time.Since(start).Seconds())
-	return err
 }
 
 func (n *numbers) badKeyID(id string) {

@@ -4,14 +4,14 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"net/url"
 	"strings"
 	"time"
-
-	"net/url"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/status"
 	kmsv2 "k8s.io/kms/apis/v2"
 )
 
@@ -24,6 +24,7 @@ type remote struct {
 	conn    *grpc.ClientConn
 	calls   kmsv2.KeyManagementServiceClient
 	timeout time.Duration
+	numbers *numbers
 }
 
 // Socket gives the path, or @name, of an endpoint.
@@ -53,34 +54,48 @@ func dial(cfg Config, n *numbers) (*remote, error) {
 		grpc.WithDefaultCallOptions(grpc.WaitForReady(true)), grpc.WithConnectParams(grpc.ConnectParams{Backoff: wait, MinConnectTimeout: reconnectWithin}),
 		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) {
 			return new(net.Dialer).DialContext(ctx, "unix", socket)
-		}),
-		grpc.WithUnaryInterceptor(n.measure))
+		}))
 	if err != nil {
 		return nil, err
 	}
-	return &remote{conn, kmsv2.NewKeyManagementServiceClient(conn), cfg.Timeout}, nil
+	return &remote{conn, kmsv2.NewKeyManagementServiceClient(conn), cfg.Timeout, n}, nil
 }
 
 func (r *remote) close() error { return r.conn.Close() }
 
-func (r *remote) status(ctx context.Context) (*kmsv2.StatusResponse, error) {
+// call bounds and times one call.
+func (r *remote) call(ctx context.Context, method string, do func(context.Context) error) error {
 	ctx, cancel := context.WithTimeout(ctx, r.timeout)
 	defer cancel()
-	return r.calls.Status(ctx, &kmsv2.StatusRequest{})
+	start := time.Now()
+	err := do(ctx)
+	r.numbers.latency.WithLabelValues(method, status.Code(err).String()).Observe(time.Since(start).Seconds())
+	return err
 }
 
-func (r *remote) seal(ctx context.Context, uid string, plain []byte) (*kmsv2.EncryptResponse, error) {
-	ctx, cancel := context.WithTimeout(ctx, r.timeout)
-	defer cancel()
-	return r.calls.Encrypt(ctx, &kmsv2.EncryptRequest{Plaintext: plain, Uid: uid})
+func (r *remote) status(ctx context.Context) (a *kmsv2.StatusResponse, err error) {
+	err = r.call(ctx, kmsv2.KeyManagementService_Status_FullMethodName, func(ctx context.Context) (err error) {
+		a, err = r.calls.Status(ctx, &kmsv2.StatusRequest{})
+		return err
+	})
+	return a, err
 }
 
-func (r *remote) open(ctx context.Context, uid string, s source) ([]byte, error) {
-	ctx, cancel := context.WithTimeout(ctx, r.timeout)
-	defer cancel()
-	a, err := r.calls.Decrypt(ctx, &kmsv2.DecryptRequest{Ciphertext: s.sealed, Uid: uid, KeyId: s.keyID, Annotations: s.notes})
-	if err != nil {
-		return nil, err
-	}
-	return a.Plaintext, nil
+func (r *remote) seal(ctx context.Context, uid string, plain []byte) (a *kmsv2.EncryptResponse, err error) {
+	err = r.call(ctx, kmsv2.KeyManagementService_Encrypt_FullMethodName, func(ctx context.Context) (err error) {
+		a, err = r.calls.Encrypt(ctx, &kmsv2.EncryptRequest{Plaintext: plain, Uid: uid})
+		return err
+	})
+	return a, err
+}
+
+func (r *remote) open(ctx context.Context, uid string, s source) (plain []byte, err error) {
+	err = r.call(ctx, kmsv2.KeyManagementService_Decrypt_FullMethodName, func(ctx context.Context) error {
+		a, err := r.calls.Decrypt(ctx, &kmsv2.DecryptRequest{Ciphertext: s.sealed, Uid: uid, KeyId: s.keyID, Annotations: s.notes})
+		if err == nil {
+			plain = a.Plaintext
+		}
+		return err
+	})
+	return plain, err
 }
