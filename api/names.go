@@ -37,4 +37,8 @@ const (
 	// containers: JSON, container to resource to ids. It is part of the binding; what a
 	// user wrote there is replaced.
 	AnnotationDevices = "orch.io/allocated-devices"
+
+	// ConditionGPUShare says, on a pod, what keeps those that share its GPUs within their
+	// shares; its reasons are gpu/share's levels.
+	ConditionGPUShare = "orch.io/GPUShareEnforced"
 )

@@ -63,6 +63,32 @@ func New(c Config) (*Tree, error) {
 // V2 tells whether the unified hierarchy is in use.
 func (t *Tree) V2() bool { return t.v2 }
 
+// Dir is the folder of a group; of the hierarchies of v1 the one that counts memory.
+func (t *Tree) Dir(group string) string {
+	if t.v2 {
+		return filepath.Join(t.mount, group)
+	}
+	return filepath.Join(t.mount, "memory", group)
+}
+
+// ContainerOf finds the container's ID that a process belongs to, in the kernel's list of
+// its groups (/proc/<pid>/cgroup): the last part of a path that looks like one. Empty for a
+// process of the host.
+func ContainerOf(groups string) string {
+	for line := range strings.Lines(groups) {
+		parts := strings.Split(strings.TrimSpace(line), "/")
+		for i := len(parts) - 1; i > 0; i-- {
+			if id := parts[i]; len(id) == idLength && strings.Trim(id, "0123456789abcdef") == "" {
+				return id
+			}
+		}
+	}
+	return ""
+}
+
+// idLength of containers, which are hexadecimal.
+const idLength = 64
+
 // PodPath is the group of a pod, from the root of the hierarchy.
 func (t *Tree) PodPath(class core.PodQOSClass, uid types.UID) string {
 	return path.Join(t.classPath(class), "pod"+string(uid))

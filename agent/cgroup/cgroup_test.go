@@ -130,3 +130,19 @@ func TestReal(t *testing.T) {
 		t.Errorf("left over: %v", left)
 	}
 }
+
+func TestContainerOf(t *testing.T) {
+	id := strings.Repeat("0a", 32)
+	for groups, want := range map[string]string{
+		"0::/kubepods/burstable/podx/" + id + "\n":       id,
+		"0::/kubepods/podx/" + id + "/nested\n":          id,
+		"12:cpu:/\n3:memory:/kubepods/podx/" + id + "\n": id,
+		"0::/system.slice/docker.service\n":              "",
+		"":                                               "",
+		"0::/kubepods/" + strings.Repeat("z", 64) + "\n": "",
+	} {
+		if got := ContainerOf(groups); got != want {
+			t.Errorf("%q: %q", groups, got)
+		}
+	}
+}

@@ -79,6 +79,11 @@ type PartChoice struct {
 	Free, Held, Spare []string
 }
 
+// Teller is a Provider that says in a pod's conditions how what it holds is shared.
+type Teller interface {
+	PodConditions(held []Holding) []core.PodCondition
+}
+
 // Preparer is a Provider that is asked once about the devices of a container, before its
 // pod may run. The ledger keeps its answer, which is in DeviceHolder.Prepared whenever
 // Edits is called: a container that starts again needs the provider no more than that.

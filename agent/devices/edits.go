@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 
 	core "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -142,6 +143,27 @@ func (m *Manager) Status(uid types.UID) map[string][]core.ResourceStatus {
 				s.Resources = append(s.Resources, core.ResourceHealth{ResourceID: core.ResourceID(id), Health: h})
 			}
 			out[container] = append(out[container], s)
+		}
+	}
+	return out
+}
+
+// Conditions asks the providers about what the pod holds.
+func (m *Manager) Conditions(uid types.UID) []core.PodCondition {
+	m.mu.Lock()
+	_, holds := m.ledger.Pods[uid]
+	var held []Holding
+	if holds {
+		held = slices.DeleteFunc(m.ledger.holdings(), func(h Holding) bool { return h.UID != uid })
+	}
+	m.mu.Unlock()
+	if !holds {
+		return nil
+	}
+	var out []core.PodCondition
+	for _, p := range m.config.Providers {
+		if t, ok := p.(Teller); ok {
+			out = append(out, t.PodConditions(held)...)
 		}
 	}
 	return out

@@ -245,6 +245,9 @@ type Extra struct {
 // Changed is closed when devices of any provider may be others.
 func (e Extra) Changed() <-chan struct{} { return e.Manager.Changed() }
 
+// Conditions are the node's; those of pods are the ledger's.
+func (e Extra) Conditions() []core.NodeCondition { return e.GPUs.Conditions() }
+
 // OwnsResource tells that NVIDIA's resources come and go with the cards.
 func (Extra) OwnsResource(name core.ResourceName) bool {
 	return strings.HasPrefix(string(name), share.Prefix)

@@ -30,7 +30,9 @@ type Devices interface {
 	Allocated(uid types.UID) map[core.ResourceName]int64
 	// Status says how the devices of a pod are, by container.
 	Status(uid types.UID) map[string][]core.ResourceStatus
-	// Changed is closed when Status may answer anew; ask for it before asking Status.
+	// Conditions are what the pod's status says of how its devices are shared.
+	Conditions(uid types.UID) []core.PodCondition
+	// Changed is closed when Status or Conditions may answer anew; ask for it before asking these.
 	Changed() <-chan struct{}
 }
 
@@ -53,12 +55,16 @@ type DeviceEdits struct {
 	Annotations map[string]string
 	// Held are the ids by resource, for the status and the container's label.
 	Held map[string][]string
+	// Made are called when the container is made and before its process runs, with its
+	// cgroup as a folder; an error keeps it from running.
+	Made []func(ctx context.Context, cgroup string) error
 }
 
 // Add appends what is in more, whose annotations win.
 func (e *DeviceEdits) Add(more DeviceEdits) {
 	e.Devices, e.Mounts = append(e.Devices, more.Devices...), append(e.Mounts, more.Mounts...)
 	e.Env, e.CDI = append(e.Env, more.Env...), append(e.CDI, more.CDI...)
+	e.Made = append(e.Made, more.Made...)
 	if len(more.Annotations) > 0 && e.Annotations == nil {
 		e.Annotations = map[string]string{}
 	}
@@ -67,5 +73,5 @@ func (e *DeviceEdits) Add(more DeviceEdits) {
 
 // Empty tells whether nothing is added.
 func (e DeviceEdits) Empty() bool {
-	return len(e.Devices)+len(e.Mounts)+len(e.Env)+len(e.CDI)+len(e.Annotations)+len(e.Held) == 0
+	return len(e.Devices)+len(e.Mounts)+len(e.Env)+len(e.CDI)+len(e.Annotations)+len(e.Held)+len(e.Made) == 0
 }

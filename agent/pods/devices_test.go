@@ -3,7 +3,10 @@ package pods_test
 import (
 	"context"
 	"errors"
+	"path/filepath"
 	"reflect"
+	"slices"
+	"strings"
 	"sync"
 	"testing"
 
@@ -11,6 +14,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"orch/agent/host"
+	"orch/api"
 	"orch/runtime/engine"
 	"orch/runtime/fakeengine"
 )
@@ -21,17 +25,23 @@ type givenDevices struct {
 	released map[types.UID]bool
 	refuse   error
 	status   map[string][]core.ResourceStatus
+	shared   []core.PodCondition
+	made     func(ctx context.Context, cgroup string) error
 }
 
 func (d *givenDevices) Admit(*core.Pod) error         { return nil }
 func (d *givenDevices) Keep(map[types.UID]bool) error { return nil }
 func (d *givenDevices) Edits(context.Context, host.DeviceHolder) (host.DeviceEdits, error) {
-	return host.DeviceEdits{}, nil
+	if d.made == nil {
+		return host.DeviceEdits{}, nil
+	}
+	return host.DeviceEdits{Made: []func(context.Context, string) error{d.made}}, nil
 }
 
 func (d *givenDevices) Prepare(context.Context, *core.Pod) error          { return d.refuse }
 func (d *givenDevices) Allocated(types.UID) map[core.ResourceName]int64   { return nil }
 func (d *givenDevices) Status(types.UID) map[string][]core.ResourceStatus { return d.status }
+func (d *givenDevices) Conditions(types.UID) []core.PodCondition          { return d.shared }
 func (d *givenDevices) Changed() <-chan struct{}                          { return nil }
 
 func (d *givenDevices) Release(uid types.UID) error {
@@ -98,5 +108,35 @@ func TestHealthOfDevicesIsInTheStatus(t *testing.T) {
 	got := r.await("a", "running", func(p *core.Pod) bool { return p.Status.Phase == core.PodRunning })
 	if s := got.Status.ContainerStatuses; !reflect.DeepEqual(s[0].AllocatedResourcesStatus, []core.ResourceStatus{want}) || s[1].AllocatedResourcesStatus != nil {
 		t.Errorf("%v, %v", s[0].AllocatedResourcesStatus, s[1].AllocatedResourcesStatus)
+	}
+}
+
+// TestWhoTakesMoreThanItsShareIsEnded: the status says why, what devices want done with a
+// container's cgroup comes before its process, and how they are shared is a condition.
+func TestWhoTakesMoreThanItsShareIsEnded(t *testing.T) {
+	r := newRig(t, fakeengine.Options{})
+	r.stop()
+	cgroups := make(chan string, 8)
+	d := &givenDevices{released: map[types.UID]bool{}, shared: []core.PodCondition{{Type: api.ConditionGPUShare, Status: core.ConditionTrue, Reason: "Watchdog"}},
+		made: func(_ context.Context, cgroup string) error { cgroups <- cgroup; return nil }}
+	r.deps.Devices = d
+	r.start()
+	r.create("{metadata: {name: a}, spec: {restartPolicy: Never, containers: [{name: c, image: 'x:1'}]}}")
+	got := r.await("a", "running", func(p *core.Pod) bool { return p.Status.Phase == core.PodRunning })
+	id := strings.TrimPrefix(got.Status.ContainerStatuses[0].ContainerID, "fake://")
+	if i := strings.Index(id, "://"); i >= 0 {
+		id = id[i+3:]
+	}
+	if dir := <-cgroups; filepath.Base(dir) != id || !strings.Contains(dir, "/kubepods/") {
+		t.Errorf("the cgroup is %s, the container %s", dir, id)
+	}
+	if !slices.ContainsFunc(got.Status.Conditions, func(c core.PodCondition) bool { return c.Type == api.ConditionGPUShare && c.Reason == "Watchdog" }) {
+		t.Errorf("%+v", got.Status.Conditions)
+	}
+	r.pods.End(got.UID, "another", "TooMuch", "of nothing")
+	r.pods.End(got.UID, id, "TooMuch", "3 of 2")
+	got = r.await("a", "failed", func(p *core.Pod) bool { return p.Status.Phase == core.PodFailed })
+	if s := got.Status.ContainerStatuses[0].State.Terminated; s == nil || s.Reason != "TooMuch" || s.Message != "3 of 2" || s.ExitCode != 137 {
+		t.Errorf("%+v", got.Status.ContainerStatuses)
 	}
 }

@@ -106,6 +106,10 @@ func (w *worker) exited(e end) {
 		if i.Message = e.message; i.StartedAt.IsZero() {
 			i.StartedAt = e.started
 		}
+		if why, ok := w.felled[e.id]; ok {
+			i.Reason, i.Message = why.reason, why.message
+			delete(w.felled, e.id)
+		}
 		if n, ok := plan.Find(w.pod, name); ok && i.Message == "" && e.exitCode != 0 && n.TerminationMessagePolicy == core.TerminationMessageFallbackToLogsOnError {
 			i.Message = w.p.fallback(w.p.logPath(w.pod, name, i.Attempt))
 		}

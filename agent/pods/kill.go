@@ -8,6 +8,7 @@ import (
 
 	"golang.org/x/sys/unix"
 	core "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
 
 	"orch/agent/pods/plan"
 	"orch/runtime/engine"
@@ -191,4 +192,33 @@ func (s *starting) postStart(ctx context.Context, i plan.Instance) *failure {
 		s.p.Log.Warn("killing a container after its postStart hook failed", "container", i.ID, "err", kerr)
 	}
 	return &failure{reason: "PostStartHookError", message: fmt.Sprintf("PostStartHook failed: %v", err), ran: true}
+}
+
+// End kills a running container at once for something that it did; its status has reason
+// and message. Whether it starts again is the pod's to say.
+func (p *Pods) End(uid types.UID, id, reason, message string) {
+	p.mu.Lock()
+	w := p.workers[uid]
+	p.mu.Unlock()
+	if w == nil {
+		return
+	}
+	w.box.post(func() { w.fell(end{id: id, reason: reason, message: message}) })
+}
+
+func (w *worker) fell(why end) {
+	for name, c := range w.containers {
+		if !c.Running() || c.Current.ID != why.id {
+			continue
+		}
+		w.felled[why.id] = why
+		w.containerEvent(name, core.EventTypeWarning, why.reason, why.message)
+		w.p.wg.Go(func() {
+			ctx, cancel := context.WithTimeout(context.Background(), killAgain)
+			defer cancel()
+			if err := w.p.Engine.Signal(ctx, why.id, int(unix.SIGKILL), true); err != nil && !errors.Is(err, engine.ErrNotFound) && !errors.Is(err, engine.ErrNotRunning) {
+				w.p.Log.Warn("killing a container failed", "container", why.id, "err", err)
+			}
+		})
+	}
 }

@@ -43,6 +43,8 @@ type starting struct {
 	volumes map[string]engine.Image
 	// pid is the PID namespace: "host", a path, or empty for one of its own.
 	pid string
+	// made is what the container's devices want done before its process runs.
+	made []func(ctx context.Context, cgroup string) error
 	// created and running report to the worker.
 	created, running func(plan.Instance)
 }
@@ -265,6 +267,13 @@ func (s *starting) makeAndStart(ctx context.Context, img engine.Image) (plan.Ins
 		s.discard(i.ID)
 		return i, &failure{}
 	}
+	if err := s.beforeRun(ctx, es.CgroupPath); err != nil {
+		if ctx.Err() != nil {
+			s.discard(i.ID)
+			return i, &failure{}
+		}
+		return i, s.startFailure(ctx, i, err)
+	}
 	if i.PID, err = s.p.Engine.Start(ctx, i.ID); err != nil {
 		return i, s.startFailure(ctx, i, err)
 	}
@@ -274,6 +283,16 @@ func (s *starting) makeAndStart(ctx context.Context, img engine.Image) (plan.Ins
 	s.running(i)
 	s.event(core.EventTypeNormal, "Started", "Container started")
 	return i, nil
+}
+
+// beforeRun does what the container's devices want done with its cgroup.
+func (s *starting) beforeRun(ctx context.Context, path string) error {
+	for _, made := range s.made {
+		if err := made(ctx, s.p.Cgroups.Dir(path)); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // discard removes a container that will not be started; ctx has ended.
@@ -354,6 +373,7 @@ func (s *starting) build(ctx context.Context, id string, img engine.Image) (engi
 		if in.Devices, err = p.Devices.Edits(ctx, host.DeviceHolder{Pod: s.pod, Container: s.named.Container, Image: img}); err != nil {
 			return engine.Spec{}, err
 		}
+		s.made = in.Devices.Made
 	}
 	if err := os.MkdirAll(filepath.Dir(in.LogPath), 0o755); err != nil {
 		return engine.Spec{}, fmt.Errorf("making the log directory: %w", err)

@@ -52,6 +52,8 @@ type worker struct {
 	busyEnding bool
 	// ends are closed when the end of a container, by its ID, was taken up.
 	ends map[string]chan struct{}
+	// felled has why containers, by ID, were ended at once for something that they did.
+	felled map[string]end
 	// strays are containers without a place in the pod, to be killed and removed.
 	strays []string
 	// known is what adopt found of a sandbox that is still good.
@@ -70,7 +72,7 @@ func newWorker(p *Pods, pod *core.Pod) *worker {
 	w := &worker{
 		p: p, box: newMailbox(), pod: pod, last: pod.Status,
 		containers: map[string]*plan.Container{}, ops: map[string]*operation{},
-		ends: map[string]chan struct{}{}, probes: map[string]func(){}, backoffs: map[string]bool{}, startTime: time.Now(),
+		ends: map[string]chan struct{}{}, probes: map[string]func(){}, backoffs: map[string]bool{}, felled: map[string]end{}, startTime: time.Now(),
 	}
 	if t := pod.Status.StartTime; t != nil {
 		w.startTime = t.Time
@@ -344,7 +346,7 @@ func (w *worker) publish(now time.Time) time.Time {
 		in.Sandbox.Ready, in.Sandbox.PodIPs = w.sandbox.state()
 	}
 	if w.p.Devices != nil {
-		in.Devices = w.p.Devices.Status(w.pod.UID)
+		in.Devices, in.Shared = w.p.Devices.Status(w.pod.UID), w.p.Devices.Conditions(w.pod.UID)
 	}
 	s := status.Compute(in)
 	w.last = s

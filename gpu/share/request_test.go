@@ -144,3 +144,23 @@ func TestOn(t *testing.T) {
 		t.Error(a)
 	}
 }
+
+func TestLevels(t *testing.T) {
+	for _, tc := range []struct {
+		means Means
+		want  Level
+	}{
+		{Means{}, ByNothing}, {Means{Watchdog: true}, ByWatchdog}, {Means{MPS: true, Watchdog: true}, ByMPS},
+		{Means{Driver: true, MPS: true, Watchdog: true}, ByDriver}, {Means{MIG: true}, ByMIG},
+	} {
+		if got := tc.means.Best(); got != tc.want {
+			t.Errorf("%+v: %s", tc.means, got)
+		}
+	}
+	if Weaker(ByMIG, ByWatchdog) != ByWatchdog || Weaker("", ByMPS) != ByMPS || Weaker(ByNothing, ByMIG) != ByNothing {
+		t.Error("the weaker one is another")
+	}
+	if s := ByWatchdog.Keeps(Amount{CorePercent: 10}); !strings.Contains(s, "is ended; the multiprocessors are counted") {
+		t.Error(s)
+	}
+}

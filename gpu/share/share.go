@@ -117,6 +117,9 @@ type replication struct {
 // maxReplicas bounds the shares of one device: each becomes an id that is listed and kept.
 const maxReplicas = 1024
 
+// maxClients of one card that MPS takes from Volta on.
+const maxClients = 48
+
 // Parse reads NVIDIA's sharing configuration. An error names the field that is wrong
 // and what it may be.
 func Parse(text []byte) (Config, error) {
@@ -147,8 +150,14 @@ func Parse(text []byte) (Config, error) {
 	if s.FailRequestsGreaterThanOne != nil {
 		c.OneOnly = *s.FailRequestsGreaterThanOne
 	}
+	if c.Method == MPS && !c.OneOnly {
+		return Config{}, errors.New("reading the sharing configuration: sharing.mps.failRequestsGreaterThanOne: false, but a client has one daemon and so one share")
+	}
 	for i, r := range s.Resources {
 		out, err := r.read(s.RenameByDefault)
+		if err == nil && c.Method == MPS && out.Replicas > maxClients {
+			err = fmt.Errorf("replicas: %d, MPS serves %d clients of a card at most", out.Replicas, maxClients)
+		}
 		if err == nil {
 			err = c.add(out)
 		}

@@ -38,6 +38,8 @@ func TestParseRefuses(t *testing.T) {
 		"strategy":        {"version: v1\nflags: {migStrategy: both}", `flags.migStrategy is "both", it may be none, single or mixed`},
 		"both":            {"version: v1\nsharing: {mps: {}, timeSlicing: {}}", "sharing has both timeSlicing and mps"},
 		"empty":           {"version: v1\nsharing: {mps: {}}", "sharing.mps.resources is empty"},
+		"two of MPS":      {"version: v1\nsharing: {mps: {failRequestsGreaterThanOne: false, resources: [{name: gpu, replicas: 2}]}}", "a client has one daemon and so one share"},
+		"many of MPS":     {"version: v1\nsharing: {mps: {resources: [{name: gpu, replicas: 49}]}}", "sharing.mps.resources[0].replicas: 49, MPS serves 48 clients of a card at most"},
 		"one replica":     {slicing("{name: gpu, replicas: 1}"), "sharing.timeSlicing.resources[0].replicas: 1, it may be 2 to 1024"},
 		"too many":        {slicing("{name: gpu, replicas: 100000}"), "replicas: 100000, it may be 2 to 1024"},
 		"no name":         {slicing("{replicas: 2}"), "resources[0].name: is missing"},

@@ -8,6 +8,7 @@ import (
 	core "k8s.io/api/core/v1"
 
 	"orch/agent/pods/plan"
+	"orch/api"
 )
 
 // Condition reasons, as upstream spells them.
@@ -30,7 +31,7 @@ func (in Input) conditions(s *core.PodStatus) []core.PodCondition {
 		ready,
 		{Type: core.PodScheduled, Status: core.ConditionTrue},
 	}
-	own = append(own, in.resize()...)
+	own = append(append(own, in.resize()...), in.Shared...)
 	var out []core.PodCondition
 	for _, c := range own {
 		c.ObservedGeneration = in.Pod.Generation
@@ -149,7 +150,7 @@ func Passing(t core.PodConditionType) bool {
 // Owned tells whether the agent decides on that condition.
 func Owned(t core.PodConditionType) bool {
 	switch t {
-	case core.PodReadyToStartContainers, core.PodInitialized, core.PodReady, core.ContainersReady, core.PodScheduled, core.PodResizePending, core.PodResizeInProgress:
+	case core.PodReadyToStartContainers, core.PodInitialized, core.PodReady, core.ContainersReady, core.PodScheduled, core.PodResizePending, core.PodResizeInProgress, api.ConditionGPUShare:
 		return true
 	}
 	return false

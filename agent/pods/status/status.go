@@ -64,6 +64,8 @@ type Input struct {
 	Old core.PodStatus
 	// Devices are those that the containers hold, with their health, by container.
 	Devices map[string][]core.ResourceStatus
+	// Shared are conditions that say how devices are shared.
+	Shared []core.PodCondition
 	// Runtime is the scheme of container IDs: containerd.
 	Runtime string
 }
