@@ -230,6 +230,43 @@ func TestMutatingPolicy(t *testing.T) {
 	}
 }
 
+// TestApplyConfigurationsOfSubresources: the bodies of subresources have schemas of their own.
+func TestApplyConfigurationsOfSubresources(t *testing.T) {
+	admin := governed(t)
+	setUp(t, admin, [2]string{"/apis/apps/v1/namespaces/a/deployments", `{"metadata":{"name":"d"},"spec":{"replicas":1,"selector":{"matchLabels":{"a":"b"}},"template":{"metadata":{"labels":{"a":"b"}},"spec":{"containers":[{"name":"c","image":"x"}]}}}}`},
+		[2]string{"/api/v1/namespaces/a/serviceaccounts", `{"metadata":{"name":"default"}}`},
+		[2]string{"/api/v1/namespaces/a/pods", pod("")}, [2]string{"/api/v1/nodes", `{"metadata":{"name":"n"}}`})
+	rule := func(group, resource, operation string) string {
+		return fmt.Sprintf(`,"matchConstraints":{"resourceRules":[{"apiGroups":[%q],"apiVersions":["v1"],"resources":[%q],"operations":[%q]}]}`, group, resource, operation)
+	}
+	for _, tc := range []struct {
+		name, rule, expression string
+		method, path, body     string
+		code                   int
+		says                   string
+	}{
+		{"scale", rule("apps", "deployments/scale", "UPDATE"), `Object{spec: Object.spec{replicas: object.spec.replicas + 3}}`,
+			"PUT", "/apis/apps/v1/namespaces/a/deployments/d/scale", `{"metadata":{"name":"d","namespace":"a"},"spec":{"replicas":2}}`, 200, `"replicas":5`},
+		{"token", rule("", "serviceaccounts/token", "CREATE"), `Object{spec: Object.spec{expirationSeconds: 4321}}`,
+			"POST", "/api/v1/namespaces/a/serviceaccounts/default/token", `{"spec":{}}`, 201, `"expirationSeconds":4321`},
+		{"unknown field", rule("", "serviceaccounts/token", "CREATE"), `Object{spec: Object.spec{nothing: 1}}`,
+			"POST", "/api/v1/namespaces/a/serviceaccounts/default/token", `{"spec":{}}`, 403, `.spec.nothing: field not declared in schema`},
+		{"binding", rule("", "pods/binding", "CREATE"), `Object{target: Object.target{name: 'n2'}}`,
+			"POST", "/api/v1/namespaces/a/pods/p/binding", `{"metadata":{"name":"p"},"target":{"kind":"Node","name":"n"}}`, 403, `may not mutate atomic arrays, maps or structs: .target`},
+		{"eviction", rule("", "pods/eviction", "CREATE"), `Object{metadata: Object.metadata{labels: {'a': 'b'}}}`,
+			"POST", "/api/v1/namespaces/a/pods/p/eviction", `{"apiVersion":"policy/v1","kind":"Eviction","metadata":{"name":"p"}}`, 201, `"Success"`},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			setUp(t, admin, [2]string{mapPath, policyBody("p", fmt.Sprintf(`"reinvocationPolicy":"Never","mutations":[{"patchType":"ApplyConfiguration","applyConfiguration":{"expression":%q}}]`, tc.expression)+tc.rule)}, [2]string{mapbPath, bindingBody("p", "")})
+			if code, text := admin.do(tc.method, tc.path, tc.body); code != tc.code || !strings.Contains(text, tc.says) {
+				t.Errorf("%d %s", code, text)
+			}
+			admin.do("DELETE", mapPath+"/p", "")
+			admin.do("DELETE", mapbPath+"/p-b", "")
+		})
+	}
+}
+
 // TestMutatingPoliciesAgain: a policy that came too early for a later one's change runs again.
 func TestMutatingPoliciesAgain(t *testing.T) {
 	admin := governed(t)

@@ -34,7 +34,7 @@ func TestSchemaTable(t *testing.T) {
 		s.schema = tv.Schema()
 		s.walk(reflect.TypeOf(o).Elem(), tv.TypeRef(), "")
 	}
-	var lines []string
+	lines := slices.Clone(ofBodies)
 	for k, v := range s.lines {
 		lines = append(lines, k+" "+v)
 	}
@@ -50,6 +50,9 @@ func TestSchemaTable(t *testing.T) {
 		t.Error("schema.txt is not what upstream's schemas say: run go test ./server/apply -run TestSchemaTable -update")
 	}
 }
+
+// ofBodies is what OpenAPI says of subresources' bodies, which upstream's schemas leave out.
+var ofBodies = []string{"k8s.io/api/core/v1.Binding.target atomic"}
 
 type scribe struct {
 	schema *schema.Schema

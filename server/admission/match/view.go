@@ -103,6 +103,9 @@ func (r *Request) As(f *api.Facts) (*View, error) {
 // Whole tells whether the view is of the kind itself, not of a subresource's own body.
 func (v *View) Whole() bool { return v.Kind == v.As.GVK() }
 
+// Subresource is the request's.
+func (v *View) Subresource() string { return v.request.A.Subresource }
+
 // present turns an interface around a nil pointer into nil.
 func present(o runtime.Object) runtime.Object {
 	if o == nil || reflect.ValueOf(o).IsNil() {

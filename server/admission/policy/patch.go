@@ -99,10 +99,11 @@ func (p *Policies) configured(v *match.View, live *unstructured.Unstructured, ma
 	}
 	configuration := &unstructured.Unstructured{Object: fields}
 	configuration.SetGroupVersionKind(v.Kind)
-	if !v.Whole() {
+	kind := p.cfg.Registry.BodyFor(v.As, v.Subresource())
+	if kind.GVK() != v.Kind { // options of a connection: nobody has a schema of them
 		return nil, apierrors.NewServiceUnavailable(fmt.Sprintf("Resource kind %s not found. There can be a delay between when CustomResourceDefinitions are created and when they are available.", v.Kind))
 	}
-	merged, err := p.cfg.Registry.Merge(v.As, live, configuration)
+	merged, err := p.cfg.Registry.Merge(kind, live, configuration)
 	if err != nil {
 		return nil, fmt.Errorf("error applying patch: %w", err)
 	}
