@@ -2,7 +2,7 @@
 .DEFAULT_GOAL := build
 GO ?= go
 
-.PHONY: build run demo test test-vm check bench conformance deps generate clean
+.PHONY: build run demo test test-vm check bench conformance gpu-suite deps generate clean
 
 build: ## dist/orch, static, with runc and the shim inside (GOARCH=arm64 cross-builds)
 	scripts/build
@@ -27,6 +27,9 @@ bench: ## the figures of docs/benchmarks.md
 
 conformance: ## the upstream conformance suite, in network namespaces of its own; needs root and minutes to build
 	scripts/conformance
+
+gpu-suite: ## the checks on a real NVIDIA card: dist/gpu-suite.tar.gz, and run at once where there is a card
+	scripts/gpu-suite
 
 deps: ## what the build and the tests need from Debian or Ubuntu
 	scripts/deps
