@@ -12,6 +12,7 @@ import (
 	"github.com/containerd/containerd/v2/core/runtime"
 	"google.golang.org/protobuf/types/known/anypb"
 
+	"orch/runtime/deviceguard"
 	"orch/runtime/engine"
 )
 
@@ -36,6 +37,8 @@ type meta struct {
 	StdinOnce   bool              `json:"stdinOnce,omitempty"`
 	CgroupPath  string            `json:"cgroupPath,omitempty"`
 	StopSignal  int               `json:"stopSignal,omitempty"`
+	// Devices are those that it may use beside the usual ones.
+	Devices []deviceguard.Rule `json:"devices,omitempty"`
 }
 
 // status is what changes; kept in a file so that it outlives us and the machine.

@@ -17,8 +17,10 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/containerd/typeurl/v2"
 	"github.com/moby/sys/signal"
+	"github.com/opencontainers/runtime-spec/specs-go"
 	"google.golang.org/protobuf/types/known/anypb"
 
+	"orch/runtime/deviceguard"
 	"orch/runtime/engine"
 	"orch/runtime/image"
 	"orch/runtime/oci"
@@ -102,7 +104,12 @@ func (e *Engine) create(ctx context.Context, c *container, s engine.Spec) error 
 	if err != nil {
 		return fmt.Errorf("preparing root file system: %w", err)
 	}
-	spec, err := e.spec(s, contents, rootfs)
+	built, err := e.spec(s, contents, rootfs)
+	if err != nil {
+		return err
+	}
+	c.meta.Devices = deviceguard.Rules(built)
+	spec, err := json.Marshal(built)
 	if err != nil {
 		return err
 	}
@@ -139,8 +146,8 @@ func handler(name string) (string, error) {
 	return "", fmt.Errorf("no runtime for %q is configured", name)
 }
 
-// spec builds the OCI spec, encoded.
-func (e *Engine) spec(s engine.Spec, contents image.Contents, rootfs []mount.Mount) ([]byte, error) {
+// spec builds the OCI spec.
+func (e *Engine) spec(s engine.Spec, contents image.Contents, rootfs []mount.Mount) (*specs.Spec, error) {
 	in := oci.Input{Spec: s, Image: contents.Config, Host: e.host, ReadFile: imageFiles(rootfs)}
 	switch s.Security.Seccomp {
 	case "", "Unconfined", "RuntimeDefault":
@@ -158,7 +165,7 @@ func (e *Engine) spec(s engine.Spec, contents image.Contents, rootfs []mount.Mou
 	if err := injectCDI(spec, s.CDI); err != nil {
 		return nil, err
 	}
-	return json.Marshal(spec)
+	return spec, nil
 }
 
 // record stores the container in containerd.
@@ -199,6 +206,7 @@ func (e *Engine) createTask(ctx context.Context, c *container, runtimeName strin
 		return processError{fmt.Errorf("failed to create containerd task: failed to create shim task: %w", err)}
 	}
 	out.start()
+	e.keepDevices(c)
 	pid, err := task.PID(ctx)
 	if err != nil {
 		return fmt.Errorf("asking for the process: %w", err)
@@ -241,7 +249,7 @@ func (e *Engine) erase(ctx context.Context, c *container) error {
 	if err := e.snapshots().Remove(ctx, c.id); err != nil && !errdefs.IsNotFound(err) {
 		errs = append(errs, fmt.Errorf("removing root file system: %w", err))
 	}
-	errs = append(errs, os.RemoveAll(e.pipesDir(c.id)))
+	errs = append(errs, os.RemoveAll(e.pipesDir(c.id)), e.guard.Forget(c.id))
 	if err := os.Remove(e.statusPath(c.id)); err != nil && !errors.Is(err, os.ErrNotExist) {
 		errs = append(errs, err)
 	}

@@ -13,6 +13,7 @@ import (
 	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/containerd/v2/version"
 
+	"orch/runtime/deviceguard"
 	"orch/runtime/engine"
 	"orch/runtime/image"
 	"orch/runtime/oci"
@@ -28,6 +29,9 @@ type Engine struct {
 	host   oci.Host
 	hub    hub
 	usage  usageCache
+	guard  deviceguard.Guard
+	// guarded has something in it when a container with devices was made.
+	guarded chan struct{}
 	// ownCgroup is for quicken; empty: unknown.
 	ownCgroup string
 
@@ -50,7 +54,7 @@ func New(c Config) (_ *Engine, err error) {
 		return nil, err
 	}
 	setTimeouts()
-	e := &Engine{cfg: c, log: c.Log, containers: map[string]*container{}, ownCgroup: ownCgroupFile()}
+	e := &Engine{cfg: c, log: c.Log, containers: map[string]*container{}, guarded: make(chan struct{}, 1), ownCgroup: ownCgroupFile()}
 	e.life, e.stop = context.WithCancel(namespaces.WithNamespace(context.Background(), Namespace))
 	e.life = withLog(e.life, c.Log)
 	defer func() {
@@ -64,6 +68,7 @@ func New(c Config) (_ *Engine, err error) {
 	if e.host, err = hostFacts(); err != nil {
 		return nil, fmt.Errorf("container engine: %w", err)
 	}
+	e.guard = deviceguard.Guard{Mount: "/sys/fs/cgroup", V2: e.host.CgroupV2, Pins: filepath.Join(c.State, "devices")}
 	if e.cfg.Snapshotter == "" {
 		e.cfg.Snapshotter = defaultSnapshotter(c.Root)
 	}
@@ -79,7 +84,11 @@ func New(c Config) (_ *Engine, err error) {
 	if e.socks, err = e.srv.listen(e.cfg); err != nil {
 		return nil, fmt.Errorf("container engine: %w", err)
 	}
+	if err := e.guard.Forgotten(func(id string) bool { return e.containers[id] != nil }); err != nil {
+		c.Log.Warn("dropping device rules of containers that are gone failed", "err", err)
+	}
 	e.work.Go(e.watchOOM)
+	e.work.Go(e.guardDevices)
 	return e, nil
 }
 

@@ -11,6 +11,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"orch/runtime/engine"
 	"orch/runtime/image"
 )
@@ -27,6 +29,7 @@ func testConfig(t testing.TB) Config {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
+		_ = unix.Unmount(filepath.Join(state, "devices"), unix.MNT_DETACH) // where programs are pinned, on cgroup v2
 		if err := os.RemoveAll(root); err != nil {
 			t.Error(err)
 		}
