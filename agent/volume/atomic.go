@@ -88,13 +88,19 @@ func fill(dir string, files map[string]file, group *int64) error {
 		if err := os.Chmod(p, mode); err != nil { // past the umask
 			return err
 		}
-		if group != nil {
-			if err := os.Chown(p, -1, int(*group)); err != nil {
-				return err
-			}
+		if err := os.Chown(p, orKeep(f.user), orKeep(group)); err != nil {
+			return err
 		}
 	}
 	return nil
+}
+
+// orKeep is an id for chown, which leaves what nil stands for.
+func orKeep(id *int64) int {
+	if id == nil {
+		return -1
+	}
+	return int(*id)
 }
 
 // links makes the visible names point through ..data and takes away old ones.

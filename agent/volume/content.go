@@ -15,6 +15,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
+	"orch/agent/pods/plan"
 	"orch/api"
 	"orch/api/client"
 )
@@ -23,6 +24,8 @@ import (
 type file struct {
 	data []byte
 	mode int32
+	// user owns it; nil means root.
+	user *int64
 }
 
 // reference names an object whose change changes a volume.
@@ -167,7 +170,7 @@ func (k *collector) used(kind *api.Facts, name string, o api.Object, err error) 
 func (k *collector) keys(what string, data map[string][]byte, items []core.KeyToPath, optional *bool) error {
 	if len(items) == 0 {
 		for key, v := range data {
-			k.files[key] = file{v, k.defaultMode}
+			k.files[key] = file{data: v, mode: k.defaultMode}
 		}
 		return nil
 	}
@@ -186,15 +189,19 @@ func (k *collector) keys(what string, data map[string][]byte, items []core.KeyTo
 	return nil
 }
 
-// put refuses paths that would leave the volume; validation refuses them too.
 func (k *collector) put(p string, data []byte, mode *int32) error {
+	f := file{data: data, mode: k.defaultMode}
+	if mode != nil {
+		f.mode = *mode
+	}
+	return k.putFile(p, f)
+}
+
+// putFile refuses paths that would leave the volume; validation refuses them too.
+func (k *collector) putFile(p string, f file) error {
 	clean := path.Clean(p)
 	if path.IsAbs(clean) || clean == "." || clean == ".." || strings.HasPrefix(clean, "../") || strings.HasPrefix(clean, "..data") {
 		return fmt.Errorf("invalid path %q in the volume", p)
-	}
-	f := file{data, k.defaultMode}
-	if mode != nil {
-		f.mode = *mode
 	}
 	k.files[clean] = f
 	return nil
@@ -259,25 +266,30 @@ func (k *collector) token(s *core.ServiceAccountTokenProjection) error {
 	return k.putToken(s.Path, []byte(answer.Status.Token))
 }
 
+// putToken puts a credential into the volume: where one user is all that the pod runs as it is theirs
+// alone, and the fsGroup may read it; else the volume's mode holds.
 func (k *collector) putToken(path string, token []byte) error {
-	mode := int32(0o600)
-	if k.readableByOthers() {
-		mode = k.defaultMode
+	mode, user := k.defaultMode, soleUser(k.pod)
+	if user != nil || fsGroup(k.pod) != nil {
+		mode = 0o600
 	}
-	return k.put(path, token, &mode)
+	return k.putFile(path, file{token, mode, user})
 }
 
-// readableByOthers: some container does not run as root, so the token must not be
-// for root only. (With an fsGroup the group may read it.)
-func (k *collector) readableByOthers() bool {
-	root := func(c *core.SecurityContext) bool { return c != nil && c.RunAsUser != nil && *c.RunAsUser == 0 }
-	if sc := k.pod.Spec.SecurityContext; sc != nil && sc.RunAsUser != nil && *sc.RunAsUser == 0 {
-		return false
-	}
-	for _, c := range k.pod.Spec.Containers {
-		if !root(c.SecurityContext) {
-			return true
+// soleUser is whom all containers of a pod run as, nil if they differ or one does not say.
+func soleUser(pod *core.Pod) (sole *int64) {
+	for _, c := range plan.Specs(pod) {
+		user := (*int64)(nil)
+		if of := pod.Spec.SecurityContext; of != nil {
+			user = of.RunAsUser
 		}
+		if own := c.SecurityContext; own != nil && own.RunAsUser != nil {
+			user = own.RunAsUser
+		}
+		if user == nil || sole != nil && *sole != *user {
+			return nil
+		}
+		sole = user
 	}
-	return false
+	return sole
 }

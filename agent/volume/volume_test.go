@@ -190,6 +190,36 @@ func TestProjectedTokenIsRenewedInTime(t *testing.T) {
 	eventually(t, m["v"].Path+"/token", "token-2")
 }
 
+// TestTokensBelongToWhoUsesThem: tokens of pods that do not run as root could be read by every user in the pod.
+func TestTokensBelongToWhoUsesThem(t *testing.T) {
+	f := newFixture(t)
+	f.create(&core.ServiceAccount{ObjectMeta: meta("default")}, api.ServiceAccounts.Facts)
+	for i, tt := range []struct {
+		pod, own, fsGroup *int64
+		want              string
+	}{
+		{nil, nil, nil, "-rw-r--r-- 0:0"},
+		{new(int64(1000)), nil, nil, "-rw------- 1000:0"},
+		{new(int64(1000)), nil, new(int64(2000)), "-rw-r----- 1000:2000"},
+		{nil, nil, new(int64(2000)), "-rw-r----- 0:2000"},
+		{new(int64(1000)), new(int64(1001)), nil, "-rw-r--r-- 0:0"},
+		{new(int64(0)), nil, nil, "-rw------- 0:0"},
+	} {
+		p := pod(fmt.Sprint("p", i), core.Volume{Name: "v", VolumeSource: core.VolumeSource{Projected: &core.ProjectedVolumeSource{
+			Sources: []core.VolumeProjection{{ServiceAccountToken: &core.ServiceAccountTokenProjection{Path: "token"}}}}}})
+		p.Spec.SecurityContext = &core.PodSecurityContext{RunAsUser: tt.pod, FSGroup: tt.fsGroup}
+		p.Spec.Containers = []core.Container{{Name: "a"}, {Name: "b", SecurityContext: &core.SecurityContext{RunAsUser: tt.own}}}
+		st, err := os.Stat(f.mustMount(p)["v"].Path + "/token")
+		if err != nil {
+			t.Fatal(err)
+		}
+		sys := st.Sys().(*syscall.Stat_t)
+		if got := fmt.Sprintf("%s %d:%d", st.Mode(), sys.Uid, sys.Gid); got != tt.want {
+			t.Errorf("%s: %s, want %s", p.Name, got, tt.want)
+		}
+	}
+}
+
 func TestScratchAndHostPaths(t *testing.T) {
 	f := newFixture(t)
 	dir := t.TempDir()
