@@ -7,6 +7,8 @@ import (
 	"k8s.io/component-helpers/scheduling/corev1"
 	"k8s.io/component-helpers/scheduling/corev1/nodeaffinity"
 	"k8s.io/klog/v2"
+
+	"orch/gpu/share"
 )
 
 // check says whether a node suits the pod that it was prepared for.
@@ -142,7 +144,7 @@ func nodePorts(_ *Cluster, p *Pod) check {
 }
 
 func nodeResourcesFit(c *Cluster, p *Pod) check {
-	want := p.Requests
+	want, parts := p.Requests, p.limits.Parts()
 	return func(n *Node) refusal {
 		var r refusal
 		short := func(name string, want, used, have int64) {
@@ -160,6 +162,7 @@ func nodeResourcesFit(c *Cluster, p *Pod) check {
 		for name, v := range want.Scalar {
 			units, have := p.limits.Need[string(name)], n.Allocatable.Scalar[name]
 			switch {
+			case parts && (name == share.GPU && units == 0 || share.Amounts(name)) && c.Devices.Serves(n.Name, share.GPU): // by card, below
 			case units > 0 && c.Devices.Serves(n.Name, name):
 				if fits, ever := c.Devices.Room(n.Name, string(name), units); !fits {
 					r.reasons = append(r.reasons, "Insufficient "+string(name))
@@ -168,6 +171,11 @@ func nodeResourcesFit(c *Cluster, p *Pod) check {
 			case have == 0 && c.Devices.Class(name): // a claim is made for it
 			default:
 				short(string(name), v, n.Requested.Scalar[name], have)
+			}
+		}
+		if parts && r.reasons == nil {
+			if why, ever := c.Devices.PartsFit(n.Name, p.limits); why != "" {
+				r.reasons, r.helpless = []string{why}, !ever
 			}
 		}
 		return r

@@ -30,6 +30,7 @@ var scorers = []scorer{
 	{"NodeResourcesBalancedAllocation", 1, balanced, asItIs},
 	{"ImageLocality", 1, imageLocality, asItIs},
 	{"DynamicResources", 2, preferFirstAlternatives, mostBest},
+	{"GPUShares", 5, preferSharedCards, asItIs}, // ours: more than all that spreads
 }
 
 func asItIs([]int64) {}
@@ -222,4 +223,17 @@ func (n *Node) image(name string) (int64, bool) {
 	}
 	size, ok := n.images["docker.io/library/"+name]
 	return size, ok
+}
+
+// preferSharedCards keeps cards whole: parts go where cards are shared already.
+func preferSharedCards(c *Cluster, p *Pod, _ []*Node) func(*Node) int64 {
+	if !p.limits.Parts() {
+		return nil
+	}
+	return func(n *Node) int64 {
+		if c.Devices.Joins(n.Name, p.limits) {
+			return maxScore
+		}
+		return 0
+	}
 }

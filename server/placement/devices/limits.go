@@ -31,6 +31,11 @@ func LimitsOf(p *core.Pod) Limits {
 	return l
 }
 
+// Parts tells that parts of cards are among them.
+func (l Limits) Parts() bool {
+	return slices.ContainsFunc(l.Asks, func(a alloc.Ask) bool { return slices.ContainsFunc(a.Wants, alloc.Want.Part) })
+}
+
 func (l Limits) asks(resource string) bool {
 	return slices.ContainsFunc(l.Asks, func(a alloc.Ask) bool {
 		return slices.ContainsFunc(a.Wants, func(w alloc.Want) bool { return w.Resource == resource })
@@ -88,6 +93,9 @@ func HoldingOf(p *core.Pod, l Limits) Holding {
 		if !said[resource] {
 			h.Unnamed[resource] = n
 		}
+	}
+	if l.Parts() && !said[share.GPU] {
+		h.Unnamed[share.GPU]++
 	}
 	return h
 }

@@ -1,6 +1,7 @@
 package devices
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -12,6 +13,7 @@ import (
 
 	"orch/api"
 	"orch/gpu/alloc"
+	"orch/gpu/share"
 	gpu "orch/gpu/slices"
 )
 
@@ -21,6 +23,8 @@ type view struct {
 	free    map[string][]alloc.Unit
 	healthy map[string]int
 	held    []string
+	// parts are the units of which parts can be given.
+	parts []alloc.Unit
 	// unnamed and wanted are sums over the holders.
 	unnamed, wanted map[string]int
 }
@@ -116,6 +120,9 @@ func (s *State) look(n *node) *view {
 			continue
 		}
 		v.healthy[u.Resource]++
+		if devices.Complete && u.Resource == share.GPU && !slices.ContainsFunc(taken, func(t holder) bool { return (!t.amounts || t.Name != d.Name) && t.excludes(d, u) }) {
+			v.parts = append(v.parts, u)
+		}
 		if devices.Complete && !slices.Contains(v.held, u.ID) && !slices.ContainsFunc(taken, func(t holder) bool { return t.excludes(d, u) }) {
 			v.free[u.Resource] = append(v.free[u.Resource], u)
 		}
@@ -123,10 +130,11 @@ func (s *State) look(n *node) *view {
 	return v
 }
 
-// holder is a device that is taken; parts: only replicas of it are.
+// holder is a device that is taken; parts: only replicas or amounts of it are; amounts:
+// only those.
 type holder struct {
 	gpu.Device
-	parts bool
+	parts, amounts bool
 }
 
 func (h holder) excludes(d gpu.Device, u alloc.Unit) bool {
@@ -141,11 +149,16 @@ func (s *State) takenOf(n *node, devices *gpu.Pool) []holder {
 	if p == nil {
 		return nil
 	}
-	whole := map[string]bool{} // by name of the device: an id that is no replica's is held
+	whole, other := map[string]bool{}, map[string]bool{} // by name of the device: an id is held that is no replica's, or no amount's
 	for _, h := range n.holders {
 		for _, id := range h.Units {
-			if d, ok := devices.DeviceOf(id); ok && id == d.UUID {
-				whole[d.Name] = true
+			d, ok := devices.DeviceOf(id)
+			if !ok {
+				continue
+			}
+			whole[d.Name] = whole[d.Name] || id == d.UUID
+			if _, amount := alloc.ParseShare(id); !amount {
+				other[d.Name] = true
 			}
 		}
 	}
@@ -160,7 +173,7 @@ func (s *State) takenOf(n *node, devices *gpu.Pool) []holder {
 		case p.claimed[id] > 0 || shared[d.Name]:
 			out = append(out, holder{Device: d})
 		case p.plain[id] > 0:
-			out = append(out, holder{Device: d, parts: !whole[d.Name]})
+			out = append(out, holder{Device: d, parts: !whole[d.Name], amounts: !other[d.Name]})
 		}
 	}
 	return out
@@ -185,7 +198,7 @@ func (s *State) Room(name, resource string, want int) (fits, ever bool) {
 func (s *State) Choose(name string, l Limits) (Units, error) {
 	var asks []alloc.Ask
 	for _, a := range l.Asks {
-		a.Wants = slices.DeleteFunc(slices.Clone(a.Wants), func(w alloc.Want) bool { return w.Part() || !s.Serves(name, core.ResourceName(w.Resource)) })
+		a.Wants = slices.DeleteFunc(slices.Clone(a.Wants), func(w alloc.Want) bool { return !s.Serves(name, core.ResourceName(w.Resource)) })
 		if len(a.Wants) > 0 {
 			asks = append(asks, a)
 		}
@@ -195,8 +208,14 @@ func (s *State) Choose(name string, l Limits) (Units, error) {
 	}
 	n := s.node(name)
 	v, devices := s.look(n), s.gpus(n)
-	free, held := maps.Clone(v.free), slices.Clone(v.held)
-	units, err := alloc.Walk(asks, func(_ alloc.Ask, w alloc.Want, _ []string) ([]string, error) {
+	free, held, parts := maps.Clone(v.free), slices.Clone(v.held), v.parts
+	units, err := alloc.Walk(asks, func(_ alloc.Ask, w alloc.Want, has []string) ([]string, error) {
+		if w.Part() {
+			ids, err := s.parts(n, w, parts, held, has)
+			held = append(held, ids...)
+			free[w.Resource] = without(free[w.Resource], ids)
+			return ids, err
+		}
 		picked, err := alloc.Choose(devices.Machine, alloc.Request{Resource: w.Resource, Count: w.Count, Free: free[w.Resource], Held: held, OneOnly: devices.OneOnly(w.Resource)})
 		if err != nil {
 			return nil, err
@@ -206,11 +225,64 @@ func (s *State) Choose(name string, l Limits) (Units, error) {
 			ids = append(ids, u.ID)
 		}
 		held = append(held, ids...)
-		free[w.Resource] = slices.DeleteFunc(slices.Clone(free[w.Resource]), func(u alloc.Unit) bool { return slices.Contains(ids, u.ID) })
+		free[w.Resource], parts = without(free[w.Resource], ids), without(parts, ids)
 		return ids, nil
 	})
 	if err != nil {
 		return nil, fmt.Errorf("choosing devices on %s: %w", name, err)
 	}
 	return Units(units), nil
+}
+
+// without leaves out units whose devices are given in a way that excludes them: a replica
+// only itself.
+func without(units []alloc.Unit, ids []string) []alloc.Unit {
+	return slices.DeleteFunc(slices.Clone(units), func(u alloc.Unit) bool {
+		return slices.ContainsFunc(ids, func(id string) bool {
+			_, amount := alloc.ParseShare(id)
+			return id == u.ID || amount && alloc.DeviceOf(id) == u.Device()
+		})
+	})
+}
+
+// parts chooses parts of cards, beside what is held.
+func (s *State) parts(n *node, w alloc.Want, free []alloc.Unit, held, spare []string) ([]string, error) {
+	if s.look(n).unnamed[w.Resource] > 0 {
+		return nil, &alloc.Shortage{Resource: w.Resource, Why: "a pod has some of them, and nobody has said which"}
+	}
+	var all []alloc.Unit
+	for _, u := range s.gpus(n).Units {
+		if u.Resource == w.Resource {
+			all = append(all, u)
+		}
+	}
+	return alloc.ChooseShares(s.gpus(n).Machine, alloc.ShareRequest{Want: w.Share, Free: free, All: all, Held: held, Spare: spare})
+}
+
+// PartsFit says why the pod's parts of cards cannot be had on a node, "" if they can;
+// ever tells whether they could if no pod held any.
+func (s *State) PartsFit(name string, l Limits) (why string, ever bool) {
+	_, err := s.Choose(name, l)
+	if short, ok := errors.AsType[*alloc.Shortage](err); ok {
+		return short.Error(), !short.Never
+	}
+	if err != nil { // of whole devices; Room has said so
+		return err.Error(), true
+	}
+	return "", true
+}
+
+// Joins tells whether the pod's parts would all be of cards that are shared already.
+func (s *State) Joins(name string, l Limits) bool {
+	u, err := s.Choose(name, l)
+	if err != nil {
+		return false
+	}
+	begun := alloc.SharedCards(s.look(s.node(name)).held)
+	for _, id := range u.Holding().Units {
+		if _, amount := alloc.ParseShare(id); amount && !slices.Contains(begun, alloc.DeviceOf(id)) {
+			return false
+		}
+	}
+	return true
 }
