@@ -135,7 +135,7 @@ func (n *node) makeEngine() (err error) {
 		return err
 	}
 	n.images, err = image.NewDir(image.DirConfig{Path: filepath.Join(n.DataDir, "agent", "images"), Images: n.engine.Images(),
-		Imported: func() { n.agent.Poke() }, Log: n.log})
+		Imported: func() { n.agent.ImagesCame() }, Log: n.log})
 	return err
 }
 
@@ -160,7 +160,7 @@ func (n *node) makeAgent() (err error) {
 		return err
 	}
 	n.agent, err = agent.New(n.Config, agent.Deps{Client: n.client, Engine: n.engine, Network: joined{n.network}, Namespaces: pinned{},
-		Volumes: n.volumes, Devices: n.gpus.devices, Extra: gpus.Extra{Manager: n.gpus.devices, GPUs: n.gpus.provider}, Log: n.log})
+		Volumes: n.volumes, Devices: n.gpus.devices, Extra: gpus.Extra{Manager: n.gpus.devices, GPUs: n.gpus.provider}, Arrivals: n.images.Wait, Log: n.log})
 	if err != nil {
 		return err
 	}

@@ -46,6 +46,9 @@ type Deps struct {
 	// says of the node; nil where there is nothing.
 	Devices host.Devices
 	Extra   node.Extra
+	// Arrivals waits while images come in another way than by a pull, until there is
+	// enough; nil where none do.
+	Arrivals func(ctx context.Context, enough func() bool)
 	// Parts run beside the pods for as long as the agent does: the volumes'
 	// updates, proxy, DNS, the node API.
 	Parts []host.Part
@@ -134,6 +137,8 @@ func (a *Agent) newPods(ips []string) (*pods.Pods, error) {
 	if err != nil {
 		return nil, fmt.Errorf("parsing the size of logs: %w", err)
 	}
+	puller := image.NewPuller(d.Engine.Images(), int64(c.ParallelPulls), a.node.Poke)
+	puller.Arrivals = d.Arrivals
 	dns := spec.DNS{Servers: c.ClusterDNS, Domain: c.ClusterDomain}
 	text, err := os.ReadFile(c.ResolvConf)
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
@@ -146,7 +151,7 @@ func (a *Agent) newPods(ips []string) (*pods.Pods, error) {
 		PodPidsLimit: c.PodPidsLimit, LogMaxBytes: size.Value(), LogMaxFiles: c.LogMaxFiles, OOMFloor: oomFloor(),
 	}, pods.Deps{
 		Client: d.Client, Engine: d.Engine, Network: d.Network, Namespaces: d.Namespaces, Volumes: d.Volumes, Devices: d.Devices, Cgroups: a.cgroups,
-		Puller: image.NewPuller(d.Engine.Images(), int64(c.ParallelPulls), a.node.Poke), Events: a.recorder,
+		Puller: puller, Events: a.recorder,
 		Admit: func(pod *core.Pod, running []*core.Pod) *status.Verdict {
 			n := client.Cached(d.Client, api.Nodes, "", c.NodeName)
 			if d.Devices != nil {
@@ -164,8 +169,12 @@ func (a *Agent) Pods() *pods.Pods { return a.pods }
 // Config is the config with its defaults.
 func (a *Agent) Config() Config { return a.config }
 
-// Poke makes the node's status be looked at soon.
-func (a *Agent) Poke() { a.node.Poke() }
+// ImagesCame tells that images have come without a pull: the node says so soon, and pods
+// that wait to pull again look whether it was theirs.
+func (a *Agent) ImagesCame() {
+	a.node.Poke()
+	a.pods.ImagesCame()
+}
 
 // Ready is closed once the pods that were there are taken up and the cluster knows
 // that the node is Ready.

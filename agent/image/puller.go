@@ -51,6 +51,9 @@ type Puller struct {
 	slots  *semaphore.Weighted
 	one    singleflight.Group
 	pulled func()
+	// Arrivals waits while images come in another way than by a pull, until there is
+	// enough; nil where none do.
+	Arrivals func(ctx context.Context, enough func() bool)
 }
 
 // NewPuller allows that many pulls at a time. pulled is called after each; it may be nil.
@@ -61,13 +64,26 @@ func NewPuller(images engine.Images, parallel int64, pulled func()) *Puller {
 	return &Puller{images: images, slots: semaphore.NewWeighted(parallel), pulled: pulled}
 }
 
+// resolve looks for an image that is there, or is about to be.
+func (p *Puller) resolve(ctx context.Context, ref string) (img engine.Image, err error) {
+	img, err = p.images.Resolve(ctx, ref)
+	if p.Arrivals == nil || !errors.Is(err, engine.ErrNotFound) {
+		return img, err
+	}
+	p.Arrivals(ctx, func() bool {
+		img, err = p.images.Resolve(ctx, ref)
+		return !errors.Is(err, engine.ErrNotFound)
+	})
+	return img, err
+}
+
 // Ensure returns the image, pulling it if the policy says so. A failure is an *Error.
 func (p *Puller) Ensure(ctx context.Context, r Request) (engine.Image, error) {
 	if err := checkName(r.Image); err != nil {
 		r.Event(core.EventTypeWarning, "InspectFailed", fmt.Sprintf("Failed to apply default image tag %q: %v", r.Image, err))
 		return engine.Image{}, &Error{InvalidImageName, fmt.Errorf("Failed to apply default image tag %q: %w", r.Image, err)} //nolint: upstream's sentence
 	}
-	img, err := p.images.Resolve(ctx, r.Image)
+	img, err := p.resolve(ctx, r.Image)
 	present := err == nil
 	if err != nil && !errors.Is(err, engine.ErrNotFound) {
 		r.Event(core.EventTypeWarning, "InspectFailed", fmt.Sprintf("Failed to inspect image %q: %v", r.Image, err))

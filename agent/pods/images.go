@@ -4,12 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	core "k8s.io/api/core/v1"
 
 	"orch/agent/host"
 	"orch/agent/image"
+	"orch/agent/pods/plan"
 	"orch/agent/pods/spec"
+	"orch/agent/pods/status"
 	"orch/runtime/engine"
 )
 
@@ -31,6 +34,21 @@ func (s *starting) image(ctx context.Context, ref string, policy core.PullPolicy
 	}
 	s.event(core.EventTypeWarning, "Failed", "Error: "+e.Reason)
 	return engine.Image{}, &failure{reason: e.Reason, message: e.Err.Error(), image: ref}
+}
+
+// ImagesCame lets containers that wait for their next pull look at once.
+func (p *Pods) ImagesCame() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, w := range p.workers {
+		w.box.post(func() {
+			for _, c := range w.containers {
+				if c.Busy == plan.Idle && (isPull(c.Waiting.Reason) || c.Waiting.Reason == status.ImagePullBackOff) {
+					c.NotBefore, c.PullDelay = time.Time{}, 0
+				}
+			}
+		})
+	}
 }
 
 // imageVolumes makes sure that the images are there which the container mounts. What

@@ -208,6 +208,48 @@ spec: {containers: [{name: a, image: "` + img + `", imagePullPolicy: ` + policy 
 	r.awaitGone("pull")
 }
 
+// TestImageComesWithoutAPull: a pod whose image lay in the node's folder and was just being
+// imported asked a registry, failed, and looked again after ten seconds.
+func TestImageComesWithoutAPull(t *testing.T) {
+	pulls := make(chan string, 8)
+	r := newRig(t, fakeengine.Options{OnlyImages: true, Pull: func(ref string, _ []engine.Auth) error {
+		pulls <- ref
+		return errors.New("no route to host")
+	}})
+	came := func(ref string) {
+		if _, err := r.engine.Images().Import(context.Background(), strings.NewReader(ref), true); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r.stop()
+	step := make(chan struct{})
+	r.deps.Puller.Arrivals = func(ctx context.Context, enough func() bool) {
+		select {
+		case <-step:
+		case <-ctx.Done():
+		}
+		if !enough() {
+			t.Error("the image is there")
+		}
+	}
+	r.start()
+	r.create("metadata: {name: early}\nspec: {containers: [{name: a, image: 'x:1'}]}")
+	came("x:1")
+	close(step)
+	r.await("early", "ready", ready)
+	r.stop()
+	r.deps.Puller.Arrivals = nil
+	r.start()
+	r.create("metadata: {name: late}\nspec: {containers: [{name: a, image: 'y:1'}]}")
+	r.await("late", "ImagePullBackOff", waitsFor("ImagePullBackOff"))
+	came("y:1")
+	r.pods.ImagesCame()
+	r.await("late", "ready", ready) // long before the ten seconds are over
+	if got := <-pulls; got != "y:1" || len(pulls) > 0 {
+		t.Errorf("pulled %s and %d more", got, len(pulls))
+	}
+}
+
 // TestImageVolumes: volumes of type image stopped a pod before its first container.
 func TestImageVolumes(t *testing.T) {
 	r := newRig(t, fakeengine.Options{Images: []string{"x:1", "data:1"}, Pull: func(string, []engine.Auth) error { return errors.New("manifest unknown") }})

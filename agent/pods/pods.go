@@ -13,7 +13,6 @@ import (
 	"log/slog"
 	"maps"
 	"path/filepath"
-	"slices"
 	"sync"
 	"time"
 
@@ -91,9 +90,7 @@ type Pods struct {
 	// joins it before.
 	kept chan struct{}
 
-	// admission guards admitted, the pods that hold resources of the node.
-	admission sync.Mutex
-	admitted  map[types.UID]*core.Pod
+	places places
 
 	// mu guards the maps; workers are entered and left by it, nothing else.
 	mu      sync.Mutex
@@ -118,7 +115,7 @@ func New(c Config, d Deps) (*Pods, error) {
 	}
 	return &Pods{
 		config: c, Deps: d, runtime: runtimeName(d.Engine.Version()),
-		starts: make(chan struct{}, c.ParallelStarts), synced: make(chan struct{}), kept: make(chan struct{}), admitted: map[types.UID]*core.Pod{},
+		starts: make(chan struct{}, c.ParallelStarts), synced: make(chan struct{}), kept: make(chan struct{}), places: newPlaces(),
 		workers: map[types.UID]*worker{}, byName: map[types.NamespacedName]types.UID{},
 	}, nil
 }
@@ -245,6 +242,7 @@ func (p *Pods) removed(pod *core.Pod) {
 	w := p.workers[pod.UID]
 	p.mu.Unlock()
 	if w != nil {
+		p.leaves(pod.UID)
 		w.box.post(func() { w.objectGone(pod) })
 	}
 }
@@ -265,62 +263,6 @@ func (p *Pods) event(ctx context.Context, e engine.Event) {
 		end := p.inspectEnd(ctx, e)
 		w.box.post(func() { w.exited(end) })
 	})
-}
-
-// admit decides whether a pod can run. Others are admitted while whoever offers its
-// devices thinks about it.
-func (p *Pods) admit(ctx context.Context, pod *core.Pod) *status.Verdict {
-	if v := p.reserve(pod); v != nil || p.Devices == nil {
-		return v
-	}
-	err := p.Devices.Prepare(ctx, pod)
-	if err == nil || ctx.Err() != nil { // an orch that stops decides nothing: the next one asks again
-		return nil
-	}
-	p.release(pod.UID)
-	if again := p.Devices.Release(pod.UID); again != nil {
-		p.Log.Warn("giving the devices of a rejected pod back failed", "pod", pod.Namespace+"/"+pod.Name, "err", again)
-	}
-	return &status.Verdict{Reason: "UnexpectedAdmissionError", Message: "Pod was rejected: " + err.Error()}
-}
-
-// reserve gives a pod its place beside those that were admitted before it.
-func (p *Pods) reserve(pod *core.Pod) *status.Verdict {
-	p.admission.Lock()
-	defer p.admission.Unlock()
-	if p.Admit != nil {
-		if v := p.Admit(pod, slices.Collect(maps.Values(p.admitted))); v != nil {
-			return v
-		}
-	}
-	if p.Devices != nil {
-		if err := p.Devices.Admit(pod); err != nil {
-			return &status.Verdict{Reason: "UnexpectedAdmissionError", Message: "Pod was rejected: " + err.Error()}
-		}
-	}
-	p.admitted[pod.UID] = pod
-	return nil
-}
-
-// enlist counts a pod that runs already; release stops counting one.
-func (p *Pods) enlist(pod *core.Pod) {
-	p.admission.Lock()
-	defer p.admission.Unlock()
-	p.admitted[pod.UID] = pod
-}
-
-// A pod whose containers have all ended gives its devices back before its status says so:
-// the scheduler gives them to another one at once.
-func (p *Pods) release(uid types.UID) {
-	p.admission.Lock()
-	defer p.admission.Unlock()
-	delete(p.admitted, uid)
-	if p.Devices == nil {
-		return
-	}
-	if err := p.Devices.Release(uid); err != nil { // taking it off the host tries again
-		p.Log.Warn("releasing devices of a pod that has ended failed", "pod", uid, "err", err)
-	}
 }
 
 // reference is what events of a pod or of one of its containers are about.

@@ -23,15 +23,15 @@ const (
 // readmit decides whether the node has room for a pod that is to be resized. What
 // it runs with stays when it has not: for now, or for ever where it is too big for the node.
 func (p *Pods) readmit(pod *core.Pod) *status.Refusal {
-	p.admission.Lock()
-	defer p.admission.Unlock()
+	p.places.mu.Lock()
+	defer p.places.mu.Unlock()
 	if p.Admit == nil {
 		return nil
 	}
-	others := slices.DeleteFunc(slices.Collect(maps.Values(p.admitted)), func(o *core.Pod) bool { return o.UID == pod.UID })
+	others := slices.DeleteFunc(slices.Collect(maps.Values(p.places.admitted)), func(o *core.Pod) bool { return o.UID == pod.UID })
 	v := p.Admit(pod, others)
 	if v == nil {
-		p.admitted[pod.UID] = pod
+		p.places.admitted[pod.UID] = pod
 		return nil
 	}
 	r := &status.Refusal{Reason: core.PodReasonDeferred, Message: v.Message}

@@ -42,6 +42,8 @@ type worker struct {
 	askAgain time.Time
 
 	admitted bool
+	// patience is until when others may leave that are in the way.
+	patience time.Time
 	// orphan: the API object is gone (or never was): nothing is reported.
 	orphan   bool
 	finished bool // nothing runs and nothing will
@@ -152,7 +154,9 @@ func (w *worker) step(ctx context.Context) (wake time.Time) {
 			wake = t
 		}
 	}
-	w.admit(ctx)
+	if later := w.admit(ctx, now); !later.IsZero() {
+		return later
+	}
 	w.heed(now)
 	if !w.finished {
 		if w.stop == nil {
@@ -178,20 +182,28 @@ func (w *worker) view(now time.Time) plan.View {
 	return plan.View{Pod: w.pod, Now: now, Containers: w.containers, StartTime: w.startTime, Stop: w.stop, Unfit: w.unfit != nil}
 }
 
-// admit decides once whether the node can run the pod.
-func (w *worker) admit(ctx context.Context) {
+// admit decides once whether the node can run the pod. The time is until when the
+// answer may wait; zero: there is one.
+func (w *worker) admit(ctx context.Context, now time.Time) (later time.Time) {
 	if w.admitted {
-		return
+		return time.Time{}
+	}
+	if w.pod.DeletionTimestamp == nil && !w.orphan {
+		v, wait := w.p.admit(ctx, w)
+		if wait && w.patience.IsZero() {
+			w.patience = now.Add(admissionPatience)
+		}
+		if wait && now.Before(w.patience) {
+			return w.patience
+		}
+		if v != nil {
+			v.Rejected = true
+			w.verdict, w.finished = v, true
+			w.event(core.EventTypeWarning, v.Reason, v.Message)
+		}
 	}
 	w.admitted = true
-	if w.pod.DeletionTimestamp != nil {
-		return
-	}
-	if v := w.p.admit(ctx, w.pod); v != nil {
-		v.Rejected = true
-		w.verdict, w.finished = v, true
-		w.event(core.EventTypeWarning, v.Reason, v.Message)
-	}
+	return time.Time{}
 }
 
 // heed turns a deletion into Stop, and hurries kills when less time is left.

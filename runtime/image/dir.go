@@ -1,6 +1,7 @@
 package image
 
 import (
+	"cmp"
 	"context"
 	"encoding/binary"
 	"encoding/json"
@@ -13,6 +14,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -43,6 +45,12 @@ type Dir struct {
 	seen   map[string]imported
 	failed map[string]fileState
 	ready  chan struct{}
+
+	mu sync.Mutex // guards what follows
+	// busy: archives are looked at which were there or have come.
+	busy bool
+	// step is closed after each archive.
+	step chan struct{}
 }
 
 // fileState tells whether a file has changed.
@@ -64,7 +72,34 @@ func NewDir(c DirConfig) (*Dir, error) {
 	if c.Log == nil {
 		c.Log = slog.Default()
 	}
-	return &Dir{cfg: c, seen: map[string]imported{}, failed: map[string]fileState{}, ready: make(chan struct{})}, nil
+	return &Dir{cfg: c, seen: map[string]imported{}, failed: map[string]fileState{}, ready: make(chan struct{}), busy: true, step: make(chan struct{})}, nil
+}
+
+// Wait returns when there is enough, or when no archive of the folder is left to import:
+// who misses an image need not ask a registry before. enough is asked at least once.
+func (d *Dir) Wait(ctx context.Context, enough func() bool) {
+	for {
+		d.mu.Lock()
+		busy, step := d.busy, d.step
+		d.mu.Unlock()
+		if enough() || !busy {
+			return
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-step:
+		}
+	}
+}
+
+// stepped tells those who wait that an archive has been looked at.
+func (d *Dir) stepped(busy bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.busy = busy
+	close(d.step)
+	d.step = make(chan struct{})
 }
 
 // Ready is closed when what was there at the start has been looked at.
@@ -86,9 +121,15 @@ func (d *Dir) Run(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("reading image folder: %w", err)
 	}
+	defer d.stepped(false)
+	// Lists come last: what they name may be in an archive, and who misses one of their
+	// images pulls it without them.
+	slices.SortStableFunc(entries, func(a, b fs.DirEntry) int { return cmp.Compare(rank(a.Name()), rank(b.Name())) })
 	for _, e := range entries {
+		d.stepped(isArchive(e.Name()))
 		d.take(ctx, e.Name())
 	}
+	d.stepped(false)
 	close(d.ready)
 	for {
 		select {
@@ -101,9 +142,19 @@ func (d *Dir) Run(ctx context.Context) error {
 				}
 				return errors.New("watching image folder: the watch has ended")
 			}
+			d.stepped(isArchive(name))
 			d.take(ctx, name)
+			d.stepped(false)
 		}
 	}
+}
+
+// rank puts archives before lists.
+func rank(name string) int {
+	if isArchive(name) {
+		return 0
+	}
+	return 1
 }
 
 func isArchive(name string) bool {
