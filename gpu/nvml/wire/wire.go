@@ -9,7 +9,10 @@
 package wire
 
 import (
+	"bufio"
 	"encoding/json"
+	"fmt"
+	"io"
 
 	"orch/gpu/device"
 )
@@ -76,4 +79,19 @@ type System struct {
 	Driver  device.Driver `json:"driver"`
 	Count   int           `json:"count"`
 	Missing []string      `json:"missing,omitempty"`
+}
+
+// Read hands on each line of r until r ends. A line that is no JSON, or too long, is an
+// error: what comes behind it cannot be trusted.
+func Read[T any](r io.Reader, each func(T)) error {
+	lines := bufio.NewScanner(r)
+	lines.Buffer(nil, MaxLine)
+	for lines.Scan() {
+		var v T
+		if err := json.Unmarshal(lines.Bytes(), &v); err != nil {
+			return fmt.Errorf("a line that is no JSON: %w", err)
+		}
+		each(v)
+	}
+	return lines.Err()
 }
