@@ -71,6 +71,11 @@ func (g *GPUs) Edits(ctx context.Context, c host.DeviceHolder, resource string, 
 	if cache != "" {
 		out.Mounts = append(out.Mounts, engine.Mount{Type: "bind", Source: cache, Target: loaderCache, ReadOnly: true, Options: []string{"nosuid", "nodev"}})
 	}
+	more, err := g.guard(ctx, c, ids)
+	if err != nil {
+		return host.DeviceEdits{}, err
+	}
+	out.Add(more)
 	return out, nil
 }
 
