@@ -21,10 +21,10 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"orch/agent"
+	"orch/agent/claims"
 	"orch/agent/devices"
 	"orch/agent/gpus"
 	"orch/agent/plugins"
-	"orch/agent/pods"
 	"orch/agent/publish"
 	"orch/api"
 	"orch/api/client"
@@ -36,7 +36,6 @@ import (
 	"orch/gpu/inventory"
 	"orch/gpu/metrics"
 	"orch/gpu/mig"
-	"orch/gpu/mps"
 	"orch/gpu/nodes"
 	"orch/gpu/nvml"
 	"orch/gpu/report"
@@ -49,8 +48,6 @@ import (
 // gpuConfig is what a person may say about a node's GPUs.
 type gpuConfig struct {
 	GPUConfig, MIGConfig, GPUDriverRoot, GPUDevRoot, GPURecording, GPUMetrics, CDIDir string
-	// PartsByMPS and MPSExclusive are how cards are shared that several pods have parts of.
-	PartsByMPS, MPSExclusive bool
 }
 
 func (c *gpuConfig) addFlags(f *pflag.FlagSet) {
@@ -59,8 +56,6 @@ func (c *gpuConfig) addFlags(f *pflag.FlagSet) {
 	f.StringVar(&c.GPUDriverRoot, "gpu-driver-root", "", "where the NVIDIA driver's files lie, if not below /")
 	f.StringVar(&c.GPUDevRoot, "gpu-dev-root", "", "folder whose dev has the GPUs' device nodes, if not /")
 	f.StringVar(&c.GPURecording, "gpu-recording", "", "file of a recorded machine that is played instead of this one's GPUs, to try things out")
-	f.BoolVar(&c.PartsByMPS, "gpu-shares-by-mps", false, "parts of a GPU (nvidia.com/gpumem, nvidia.com/gpucores, gpu-fraction) are kept by NVIDIA's MPS where the driver cannot limit memory itself; without it a watchdog ends containers that use more memory than their part")
-	f.BoolVar(&c.MPSExclusive, "gpu-mps-exclusive", false, "GPUs that MPS serves are in the compute mode EXCLUSIVE_PROCESS meanwhile, so that no process goes past it")
 	f.StringVar(&c.GPUMetrics, "gpu-metrics-address", ":9400", "address of the GPU metrics, under the names of NVIDIA's DCGM exporter; they are served where there are GPUs")
 	f.StringVar(&c.CDIDir, "cdi-dir", "", "folder of the CDI file by which other container engines of this host give GPUs to containers (default /var/run/cdi)")
 }
@@ -81,25 +76,23 @@ type nodeGPUs struct {
 	log       *slog.Logger
 	inventory *inventory.Inventory
 	driver    inventory.Driver
-	mig       gpus.MIGDriver // driver again, to partition cards
-	cards     cardSettings   // driver again, to share cards
-	mps       *mps.Daemons
-	lost      chan gpus.Loss
+	mig       gpus.MIGDriver // driver again, to change cards
 	layouts   mig.File
 	helper    *nvml.Client // nil when a recording is played, or without the helper
 	provider  *gpus.GPUs
 	plugins   *nodePlugins
 	devices   *devices.Manager
+	claims    *claims.Claims
 	page      *gpus.Page
 	socket    string // of the paths below, for people on this host
-	// released, freed and unshared have something in them after devices were given back: for
-	// those who mend cards, who partition them, and who share them.
-	released, freed, unshared chan struct{}
+	// released and freed have something in them after devices were given back: one for
+	// those who mend cards, one for those who partition them.
+	released, freed chan struct{}
 }
 
 // newGPUs puts the parts together. Nothing is asked of a driver yet.
 func newGPUs(c nodeConfig, imageFile func(ctx context.Context, ref, path string, max int64) ([]byte, error), log *slog.Logger) (_ *nodeGPUs, err error) {
-	g := &nodeGPUs{config: c.gpuConfig, log: log, released: make(chan struct{}, 1), freed: make(chan struct{}, 1), unshared: make(chan struct{}, 1), lost: make(chan gpus.Loss, maxLosses), socket: filepath.Join(c.RunDir, report.Socket)}
+	g := &nodeGPUs{config: c.gpuConfig, log: log, released: make(chan struct{}, 1), freed: make(chan struct{}, 1), socket: filepath.Join(c.RunDir, report.Socket)}
 	sharing, err := g.sharing()
 	if err != nil {
 		return nil, err
@@ -110,12 +103,8 @@ func newGPUs(c nodeConfig, imageFile func(ctx context.Context, ref, path string,
 	if err := g.sources(filepath.Join(c.DataDir, "agent", "gpu-health.json")); err != nil {
 		return nil, err
 	}
-	guard, err := g.guard(c.RunDir)
-	if err != nil {
-		return nil, err
-	}
 	g.provider, err = gpus.New(gpus.Config{
-		Look: g.look, Changes: g.inventory.Subscribe, Share: sharing, Files: g.files, Use: g.use, Guard: guard,
+		Node: c.NodeName, Look: g.look, Changes: g.inventory.Subscribe, Share: sharing, Files: g.files, Use: g.use,
 		ImageCache: func(ctx context.Context, i engine.Image) ([]byte, error) {
 			return imageFile(ctx, i.ID, "/etc/ld.so.cache", maxLoaderCache)
 		},
@@ -142,7 +131,7 @@ func newGPUs(c nodeConfig, imageFile func(ctx context.Context, ref, path string,
 const maxLoaderCache = 16 << 20
 
 func (g *nodeGPUs) poke() {
-	for _, c := range []chan struct{}{g.released, g.freed, g.unshared} {
+	for _, c := range []chan struct{}{g.released, g.freed} {
 		select {
 		case c <- struct{}{}:
 		default:
@@ -189,8 +178,8 @@ func (g *nodeGPUs) sources(memory string) (err error) {
 		if err != nil {
 			return err
 		}
-		player := &replay{Player: fakenvml.New(rec), path: g.config.GPURecording}
-		g.driver, g.mig, g.cards = player, player, player
+		player := fakenvml.New(rec)
+		g.driver, g.mig = player, player
 		keep.Host, keep.Driver = player, player
 		g.inventory, err = inventory.New(keep)
 		return err
@@ -199,7 +188,7 @@ func (g *nodeGPUs) sources(memory string) (err error) {
 	if g.helper, err = nvml.New(nvml.Config{Program: func() (*os.File, error) { return bundle.Open(bundle.NVML) }, Root: root, Log: g.log}); err != nil {
 		return err
 	}
-	g.driver, g.mig, g.cards = g.helper, g.helper, g.helper
+	g.driver, g.mig = g.helper, g.helper
 	owner := nodes.New(nodes.Config{Log: g.log})
 	keep.Host = sysfs.New(sysfs.Config{Log: g.log, Library: func() (path, version string) {
 		if found := nvml.Find(root); len(found) > 0 {
@@ -307,17 +296,38 @@ func (g *nodeGPUs) partition(ctx context.Context, node gpuNode, event func(event
 	}, g.freed)
 }
 
+// claim puts the owner of pods' claims together; it asks the server for them.
+func (g *nodeGPUs) claim(c *client.Client) error {
+	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return fmt.Errorf("reading which boot of the machine this is: %w", err)
+	}
+	g.claims, err = claims.New(claims.Config{
+		Ledger: g.devices, Boot: strings.TrimSpace(string(boot)), Log: g.log,
+		Get: func(ctx context.Context, namespace, name string) (*resource.ResourceClaim, error) {
+			return client.Get(ctx, c, api.ResourceClaims, namespace, name)
+		},
+		Driver: func(name string) (claims.Driver, bool) {
+			if name == api.GPUDriver {
+				return gpus.Claims{GPUs: g.provider}, true
+			}
+			return nil, false
+		},
+	})
+	return err
+}
+
 // publisher keeps the node's ResourceSlices.
 func (g *nodeGPUs) publisher(c *client.Client, nodeName string) (*publish.Publisher, error) {
 	others := func(resource string) bool { _, ok := g.plugins.Offer()[resource]; return ok }
 	return publish.New(publish.Config{
 		Driver: api.GPUDriver, Node: nodeName, Client: c, Ready: g.inventory.Ready(), Changed: g.devices.Changed, Log: g.log,
-		Want: func() []resource.ResourceSliceSpec { return g.provider.Slices(nodeName, others) },
+		Want: func() []resource.ResourceSliceSpec { return g.provider.Slices(others) },
 	})
 }
 
 // run keeps all of it going until ctx ends.
-func (g *nodeGPUs) run(ctx context.Context, c *client.Client, nodeName string, pods *pods.Pods) error {
+func (g *nodeGPUs) run(ctx context.Context, c *client.Client, nodeName string) error {
 	recorder, err := events.New(events.Config{Client: c, Component: "orch-gpu", Host: nodeName})
 	if err != nil {
 		return err
@@ -344,12 +354,11 @@ func (g *nodeGPUs) run(ctx context.Context, c *client.Client, nodeName string, p
 		return err
 	}
 	parts := []func(context.Context) error{
-		slices.Run,
+		slices.Run, g.claims.Run,
 		func(ctx context.Context) error { return g.partition(ctx, gpuNode{c, nodeName}, care.Event) },
 		g.inventory.Run, g.provider.Run, g.publish, g.devices.Run, recorder.Run,
 		func(ctx context.Context) error { return g.plugins.run(ctx, care.Event) },
 		func(ctx context.Context) error { return g.provider.Tend(ctx, care, g.released) },
-		g.mps.Run, func(ctx context.Context) error { return g.keep(ctx, recorder, pods) },
 		func(ctx context.Context) error { return g.page.Serve(ctx, g.config.GPUMetrics) },
 		func(ctx context.Context) error { return g.page.ServeLocal(ctx, g.socket, g.paths()) },
 	}

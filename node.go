@@ -17,6 +17,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"orch/agent"
+	"orch/agent/claims"
 	"orch/agent/gpus"
 	"orch/agent/join"
 	"orch/agent/podresources"
@@ -159,8 +160,11 @@ func (n *node) makeAgent() (err error) {
 	if n.volumes, err = volume.New(volume.Config{Root: n.RootDir, Client: n.client, Fields: fields{allocatable}, Images: n.engine.Images(), Log: n.log}); err != nil {
 		return err
 	}
+	if err = n.gpus.claim(n.client); err != nil {
+		return err
+	}
 	n.agent, err = agent.New(n.Config, agent.Deps{Client: n.client, Engine: n.engine, Network: joined{n.network}, Namespaces: pinned{},
-		Volumes: n.volumes, Devices: n.gpus.devices, Extra: gpus.Extra{Manager: n.gpus.devices, GPUs: n.gpus.provider}, Arrivals: n.images.Wait, Log: n.log})
+		Volumes: n.volumes, Devices: claims.Devices{Manager: n.gpus.devices, Claimed: n.gpus.claims}, Extra: gpus.Extra{Manager: n.gpus.devices, GPUs: n.gpus.provider}, Arrivals: n.images.Wait, Log: n.log})
 	if err != nil {
 		return err
 	}
@@ -179,7 +183,7 @@ func (n *node) Run(ctx context.Context) error {
 	parts := []func(context.Context) error{
 		n.network.Run, n.volumes.Run, n.images.Run, n.agent.Run, n.streams.Run,
 		func(ctx context.Context) error { return n.serve(ctx, n.streams) },
-		func(ctx context.Context) error { return n.gpus.run(ctx, n.client, n.NodeName, n.agent.Pods()) }, n.podResources.Run,
+		func(ctx context.Context) error { return n.gpus.run(ctx, n.client, n.NodeName) }, n.podResources.Run,
 	}
 	if n.run != nil {
 		parts = append(parts, n.run)

@@ -3,6 +3,8 @@ package e2e
 import (
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -54,4 +56,136 @@ func TestResourceSlices(t *testing.T) {
 		}
 		return nil
 	})
+}
+
+// claimed is a pod whose containers use claims: "a/b" in a container's list is request b of a.
+func claimed(c cluster, name string, claims map[string]string, containers map[string]string, more ...string) {
+	c.Helper()
+	text := fmt.Sprintf("apiVersion: v1\nkind: Pod\nmetadata: {name: %s}\nspec:\n  terminationGracePeriodSeconds: 1\n", name)
+	for _, m := range more {
+		text += "  " + m + "\n"
+	}
+	text += "  resourceClaims:\n"
+	for _, k := range slices.Sorted(maps.Keys(claims)) {
+		text += fmt.Sprintf("  - {name: %s, %s}\n", k, claims[k])
+	}
+	text += "  containers:\n"
+	for _, k := range slices.Sorted(maps.Keys(containers)) {
+		var list []string
+		for _, l := range strings.Fields(containers[k]) {
+			claim, request, ok := strings.Cut(l, "/")
+			if ok {
+				list = append(list, fmt.Sprintf("{name: %s, request: %s}", claim, request))
+			} else {
+				list = append(list, "{name: "+claim+"}")
+			}
+		}
+		text += fmt.Sprintf("  - {name: %s, image: 'busybox:1.36', command: [sh, -c, 'trap exit TERM; sleep 3600 & wait'], resources: {claims: [%s]}}\n", k, strings.Join(list, ", "))
+	}
+	c.Apply(text)
+}
+
+// visible are the devices that a container was given.
+func (c cluster) visible(pod, container string) string {
+	c.Helper()
+	return strings.TrimSpace(c.K("exec", pod, "-c", container, "--", "sh", "-c", "echo $NVIDIA_VISIBLE_DEVICES"))
+}
+
+const oneCard = `
+apiVersion: resource.k8s.io/v1
+kind: ResourceClaimTemplate
+metadata: {name: one-card}
+spec: {spec: {devices: {requests: [{name: gpu, exactly: {deviceClassName: gpu.nvidia.com}}]}}}
+---
+apiVersion: resource.k8s.io/v1
+kind: ResourceClaim
+metadata: {name: shared}
+spec: {devices: {requests: [{name: gpu, exactly: {deviceClassName: gpu.nvidia.com}}]}}
+`
+
+// TestClaims: pods get whole cards by claims, beside those that ask plainly, and over the end of orch.
+func TestClaims(t *testing.T) {
+	g := newGPUMachine(t, "h100-8", 4)
+	h := lab.New(t).Host("claimbox")
+	h.Images()
+	server := h.StartServer(g.flags()...)
+	c := newCluster(t, h)
+	c.Apply(oneCard)
+	claimed(c, "alone", map[string]string{"r": "resourceClaimTemplateName: one-card"}, map[string]string{"a": "r", "b": "r/gpu", "c": ""})
+	claimed(c, "first", map[string]string{"r": "resourceClaimName: shared"}, map[string]string{"main": "r"})
+	claimed(c, "second", map[string]string{"r": "resourceClaimName: shared"}, map[string]string{"main": "r"})
+	gpuPod(c, "plain", "nvidia.com/gpu", 1)
+	c.Ready("alone", "first", "second", "plain")
+	alone, shared := c.visible("alone", "a"), c.visible("first", "main")
+	equal(t, "second container of the claim", c.visible("alone", "b"), alone)
+	equal(t, "container without a claim", c.K("exec", "alone", "-c", "c", "--", "sh", "-c", "ls /dev | grep nvidia | wc -l"), "0")
+	equal(t, "second pod of the claim", c.visible("second", "main"), shared)
+	held := []string{alone, shared, c.visible("plain", "main")}
+	if slices.Sort(held); len(slices.Compact(held)) != 3 || !strings.HasPrefix(held[0], "GPU-") {
+		t.Errorf("cards are %v", held)
+	}
+	contains(t, c.K("exec", "alone", "-c", "a", "--", "nvidia-smi"), "this is nvidia-smi")
+	t.Run("the fifth card is not there", func(t *testing.T) {
+		c := cluster{h.For(t), c.ns}
+		gpuPod(c, "rest", "nvidia.com/gpu", 2)
+		c.Eventually(patience, "it is told why it waits", func() error {
+			return missing(c.K("describe", "pod", "rest"), "Insufficient nvidia.com/gpu")
+		})
+		c.K("delete", "pod", "rest", "--grace-period=0", "--force")
+	})
+	t.Run("over the end of orch", func(t *testing.T) {
+		server.Kill()
+		server.Restart()
+		c := cluster{h.For(t), c.ns}
+		c.Ready("alone", "first", "second", "plain")
+		equal(t, "the claim's card after a restart", c.visible("first", "main"), shared)
+		c.K("delete", "pod", "first")
+		equal(t, "the card of the other pod", c.visible("second", "main"), shared)
+		c.K("delete", "pod", "second", "alone", "plain")
+		c.K("delete", "resourceclaim", "shared")
+		gpuPod(c, "all", "nvidia.com/gpu", 4)
+		c.Ready("all")
+	})
+}
+
+// TestClaimOfAPart: a MIG device is chosen by what it is.
+func TestClaimOfAPart(t *testing.T) {
+	g := newGPUMachine(t, "h200-mig", 0)
+	h := lab.New(t).Host("partbox")
+	h.Images()
+	h.StartServer(g.flags()...)
+	c := newCluster(t, h)
+	c.Apply(`
+apiVersion: resource.k8s.io/v1
+kind: ResourceClaimTemplate
+metadata: {name: small}
+spec:
+  spec:
+    devices:
+      requests:
+      - name: part
+        exactly:
+          deviceClassName: mig.nvidia.com
+          selectors: [{cel: {expression: "device.attributes['gpu.nvidia.com'].profile == '1g.18gb'"}}]
+`)
+	for _, name := range []string{"one", "two"} {
+		claimed(c, name, map[string]string{"r": "resourceClaimTemplateName: small"}, map[string]string{"main": "r"})
+	}
+	c.Ready("one", "two")
+	seen := map[string]bool{}
+	for _, name := range []string{"one", "two"} {
+		uuid := c.visible(name, "main")
+		d, ok := g.MIGDevice(uuid)
+		if !ok || d.Profile != "1g.18gb" || seen[uuid] {
+			t.Errorf("%s got %s, which is %+v", name, uuid, d.Profile)
+		}
+		seen[uuid] = true
+		equal(t, "capabilities", c.K("exec", name, "--", "sh", "-c", "ls /dev/nvidia-caps | wc -l"), "2")
+	}
+	gpuPod(c, "plain", "nvidia.com/mig-1g.18gb", 1)
+	c.Eventually(patience, "a plain pod is told why it waits", func() error {
+		return missing(c.K("describe", "pod", "plain"), "Insufficient nvidia.com/mig-1g.18gb")
+	})
+	c.K("delete", "pod", "one")
+	c.Ready("plain")
 }

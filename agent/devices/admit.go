@@ -31,7 +31,7 @@ func (m *Manager) Admit(pod *core.Pod) error {
 	if err != nil {
 		return fmt.Errorf("Allocate failed due to %w, which is unexpected", err)
 	}
-	a := allocation{offer: offer, busy: now.busy(offer), named: named}
+	a := allocation{offer: offer, busy: now.busy(offer), named: named, holder: func(part string) string { return now.holderOf([]string{part}) }}
 	for part := range reserved {
 		a.busy.parts[part], a.busy.whole[part] = false, true
 	}
@@ -91,9 +91,23 @@ func extended(name core.ResourceName) bool {
 
 // busy are the parts that somebody holds, and whether as a share; and ids by resource.
 func (l ledger) busy(offer map[string]offered) busy {
-	b := busy{ids: map[string][]string{}, parts: map[string]bool{}, whole: map[string]bool{}}
+	b := busy{ids: map[string][]string{}, parts: map[string]bool{}, whole: map[string]bool{}, barred: map[string]bool{}}
 	of := devicesOf(offer)
+	for _, c := range l.Claims {
+		for _, d := range c.devices() {
+			if d.Part == "" || d.Admin {
+				continue
+			}
+			b.parts[d.Part], b.whole[d.Part] = false, true
+			for _, p := range d.Excludes {
+				b.barred[p] = true
+			}
+		}
+	}
 	for _, h := range l.holdings() {
+		if h.Claimed() {
+			continue
+		}
 		for _, id := range h.IDs {
 			b.take(h.Name, of(h.Name, id), id)
 		}
@@ -134,7 +148,11 @@ type busy struct {
 	parts map[string]bool
 	// whole are parts that are held otherwise than by amounts.
 	whole map[string]bool
+	// barred are parts that cannot be had because of others that a claim holds.
+	barred map[string]bool
 }
+
+func (b *busy) holds(part string) bool { _, ok := b.parts[part]; return ok }
 
 func (b *busy) take(resource string, d Device, id string) {
 	b.ids[resource] = append(b.ids[resource], id)
@@ -147,7 +165,7 @@ func (b *busy) take(resource string, d Device, id string) {
 
 // free tells whether d can be given beside what is held.
 func (b *busy) free(resource string, d Device) bool {
-	if !d.Healthy || slices.Contains(b.ids[resource], d.ID) {
+	if !d.Healthy || b.barred[d.Part] || slices.Contains(b.ids[resource], d.ID) {
 		return false
 	}
 	shared, held := b.parts[d.Part]
@@ -159,6 +177,8 @@ type allocation struct {
 	offer map[string]offered
 	busy  busy
 	named alloc.Given
+	// holder names who has a part.
+	holder func(part string) string
 }
 
 // pick chooses devices for a container that has some already.
@@ -187,7 +207,7 @@ func (a *allocation) part(s Sharer, by alloc.Ask, want alloc.Want, spare []strin
 	o := a.offer[want.Resource]
 	c := PartChoice{Resource: want.Resource, Want: want.Share, Chosen: a.named[by.Container][want.Resource], Held: a.busy.ids[want.Resource], Spare: spare}
 	for _, d := range o.devices {
-		if d.Healthy && !a.busy.whole[d.Part] {
+		if d.Healthy && !a.busy.whole[d.Part] && !a.busy.barred[d.Part] {
 			c.Free = append(c.Free, d.ID)
 		}
 	}
@@ -216,7 +236,7 @@ func (a *allocation) obey(o offered, want alloc.Want, named, has []string) ([]st
 		case !o.devices[i].Healthy:
 			return nil, fmt.Errorf("device %s of %s, which the scheduler chose, not being healthy", id, want.Resource)
 		case !a.busy.free(want.Resource, o.devices[i]):
-			return nil, fmt.Errorf("device %s of %s, which the scheduler chose, being in use", id, want.Resource)
+			return nil, fmt.Errorf("device %s of %s, which the scheduler chose, being in use by %s", id, want.Resource, a.holder(o.devices[i].Part))
 		}
 		out = append(out, id)
 	}

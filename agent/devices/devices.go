@@ -121,8 +121,6 @@ type Manager struct {
 	reserved map[string]int
 }
 
-var _ host.Devices = (*Manager)(nil)
-
 // New reads the ledger. One that cannot be read is an error: what it says may be in use.
 func New(c Config) (*Manager, error) {
 	if c.Path == "" || c.Log == nil {
@@ -217,11 +215,33 @@ func (m *Manager) Resources() (capacity, allocatable core.ResourceList) {
 	return capacity, allocatable
 }
 
-// Holding is what one container holds of one resource.
+// Holding is what one container holds of one resource, or of one device of a claim.
 type Holding struct {
 	UID                             types.UID
 	Namespace, Pod, Container, Name string
 	IDs                             []string
+	// Claim is set where it is held by a claim: then Name is empty, the same device is in the
+	// holding of every container that uses it, and the pod is missing while the claim is given back.
+	Claim ClaimHolding
+}
+
+// ClaimHolding says by which claim something is held.
+type ClaimHolding struct {
+	UID                        types.UID
+	Name, Driver, Pool, Device string
+	// Admin: it is only watched, and others may hold it.
+	Admin bool
+}
+
+// Claimed tells that it is held by a claim.
+func (h Holding) Claimed() bool { return h.Claim.UID != "" }
+
+// Holder names who holds it, for people.
+func (h Holding) Holder() string {
+	if h.Claimed() {
+		return "ResourceClaim " + h.Namespace + "/" + h.Claim.Name
+	}
+	return "pod " + h.Namespace + "/" + h.Pod
 }
 
 // Holdings lists all that is held, in a stable order; Name is the resource's.

@@ -127,8 +127,8 @@ func TestTheSchedulerChooses(t *testing.T) {
 		{"nothing for this container", `{"other":{}}`, []string{"1"}, "b/c0=GPU-1", ""},
 		{"another number", `{"c0":{"nvidia.com/gpu":["GPU-3"]}}`, []string{"2"}, "", "the scheduler having chosen 1 devices of nvidia.com/gpu where 2 are wanted"},
 		{"one twice", `{"c0":{"nvidia.com/gpu":["GPU-3","GPU-3"]}}`, []string{"2"}, "", "the scheduler having chosen 1 devices of nvidia.com/gpu where 2 are wanted"},
-		{"one that is held", `{"c0":{"nvidia.com/gpu":["GPU-0"]}}`, []string{"1"}, "", "device GPU-0 of nvidia.com/gpu, which the scheduler chose, being in use"},
-		{"one for two containers", `{"c0":{"nvidia.com/gpu":["GPU-1"]},"c1":{"nvidia.com/gpu":["GPU-1"]}}`, []string{"1", "1"}, "", "device GPU-1 of nvidia.com/gpu, which the scheduler chose, being in use"},
+		{"one that is held", `{"c0":{"nvidia.com/gpu":["GPU-0"]}}`, []string{"1"}, "", "device GPU-0 of nvidia.com/gpu, which the scheduler chose, being in use by pod ns/a"},
+		{"one for two containers", `{"c0":{"nvidia.com/gpu":["GPU-1"]},"c1":{"nvidia.com/gpu":["GPU-1"]}}`, []string{"1", "1"}, "", "device GPU-1 of nvidia.com/gpu, which the scheduler chose, being in use by another"},
 		{"one that is ill", `{"c0":{"nvidia.com/gpu":["GPU-4"]}}`, []string{"1"}, "", "device GPU-4 of nvidia.com/gpu, which the scheduler chose, not being healthy"},
 		{"one that is not there", `{"c0":{"nvidia.com/gpu":["GPU-9"]}}`, []string{"1"}, "", "device GPU-9 of nvidia.com/gpu, which the scheduler chose, not being on this node"},
 		{"nonsense", `[`, []string{"1"}, "", "the annotation orch.io/allocated-devices being unreadable: unexpected end of JSON input"},
@@ -219,7 +219,7 @@ func TestLedgerOutlivesTheProcess(t *testing.T) {
 }
 
 func TestLedgerThatCannotBeReadIsRefused(t *testing.T) {
-	for name, text := range map[string]string{"damaged": "{", "newer": `{"version":2}`} {
+	for name, text := range map[string]string{"damaged": "{", "newer": `{"version":3}`} {
 		path := filepath.Join(t.TempDir(), "ledger")
 		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 			t.Fatal(err)

@@ -190,6 +190,9 @@ func (m *Manager) Allocated(uid types.UID) map[core.ResourceName]int64 {
 	}
 	ids := map[core.ResourceName]map[string]bool{}
 	for _, h := range m.ledger.holdings() {
+		if h.Claimed() {
+			continue
+		}
 		name := core.ResourceName(h.Name)
 		if ids[name] == nil {
 			ids[name] = map[string]bool{}

@@ -13,14 +13,19 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 )
 
-// ledgerVersion goes up when an older orch would misread the file.
-const ledgerVersion = 1
+// A ledger is version 1 as long as nothing is in it that an orch which knows no claims
+// would give to somebody else; with claims it is version 2.
+const (
+	ledgerVersion = 1
+	claimsVersion = 2
+)
 
 // ledger says who holds what. It is a value: a change makes a new one, which counts
 // once it is on the disk.
 type ledger struct {
 	Version int                      `json:"version"`
 	Pods    map[types.UID]podDevices `json:"pods"`
+	Claims  map[types.UID]Claim      `json:"claims,omitempty"`
 }
 
 type podDevices struct {
@@ -46,8 +51,8 @@ func readLedger(path string) (ledger, error) {
 	if err := json.Unmarshal(b, &l); err != nil {
 		return empty, fmt.Errorf("reading the device ledger %s: %w; drain the node and delete the file", path, err)
 	}
-	if l.Version != ledgerVersion {
-		return empty, fmt.Errorf("reading the device ledger %s: it has version %d, this orch knows %d; use the newer orch, or drain the node and delete the file", path, l.Version, ledgerVersion)
+	if l.Version != ledgerVersion && l.Version != claimsVersion {
+		return empty, fmt.Errorf("reading the device ledger %s: it has version %d, this orch knows %d; use the newer orch, or drain the node and delete the file", path, l.Version, claimsVersion)
 	}
 	if l.Pods == nil {
 		l.Pods = empty.Pods
@@ -62,6 +67,9 @@ func (l ledger) write(path string) (err error) {
 			err = fmt.Errorf("writing the device ledger: %w", err)
 		}
 	}()
+	if l.Version = ledgerVersion; len(l.Claims) > 0 {
+		l.Version = claimsVersion
+	}
 	b, err := json.Marshal(l)
 	if err != nil {
 		return err
@@ -92,7 +100,7 @@ func (l ledger) write(path string) (err error) {
 }
 
 func (l ledger) without(gone func(types.UID) bool) ledger {
-	out := ledger{Version: l.Version, Pods: make(map[types.UID]podDevices, len(l.Pods))}
+	out := ledger{Version: l.Version, Pods: make(map[types.UID]podDevices, len(l.Pods)), Claims: l.Claims}
 	for uid, p := range l.Pods {
 		if !gone(uid) {
 			out.Pods[uid] = p
@@ -116,12 +124,51 @@ func (l ledger) holdings() []Holding {
 			}
 		}
 	}
+	for _, c := range l.Claims {
+		out = append(out, c.holdings()...)
+	}
 	slices.SortFunc(out, func(a, b Holding) int {
 		return strings.Compare(a.key(), b.key())
 	})
 	return out
 }
 
+// holdings of a claim are those of the containers that use it; one of the claim alone where
+// no container does.
+func (c Claim) holdings() []Holding {
+	var out []Holding
+	for _, driver := range sorted(c.Drivers) {
+		for _, d := range c.Drivers[driver].Devices {
+			if d.Part == "" {
+				continue
+			}
+			of := ClaimHolding{UID: c.UID, Name: c.Name, Driver: driver, Pool: d.Pool, Device: d.Device, Admin: d.Admin}
+			used := false
+			for uid, p := range c.Pods {
+				for container, requests := range p.Containers {
+					if slices.ContainsFunc(requests, func(r ClaimRequest) bool { return d.For(r.Request) }) {
+						used = true
+						out = append(out, Holding{UID: uid, Namespace: c.Namespace, Pod: p.Name, Container: container, IDs: []string{d.Part}, Claim: of})
+					}
+				}
+			}
+			for uid, p := range c.Pods {
+				if !used {
+					out = append(out, Holding{UID: uid, Namespace: c.Namespace, Pod: p.Name, IDs: []string{d.Part}, Claim: of})
+				}
+			}
+			if len(c.Pods) == 0 {
+				out = append(out, Holding{Namespace: c.Namespace, IDs: []string{d.Part}, Claim: of})
+			}
+		}
+	}
+	return out
+}
+
 func (h Holding) key() string {
-	return strings.Join([]string{h.Namespace, h.Pod, string(h.UID), h.Container, h.Name}, "/")
+	key := []string{h.Namespace, h.Pod, string(h.UID), h.Container, h.Name}
+	if h.Claimed() {
+		key = append(key, h.Claim.Name, h.Claim.Device)
+	}
+	return strings.Join(key, "/")
 }

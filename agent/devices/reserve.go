@@ -12,8 +12,18 @@ func (m *Manager) Reserve(parts []string) (release func(), held []Holding) {
 	defer m.mu.Unlock()
 	of := devicesOf(offer)
 	for _, h := range m.ledger.holdings() {
+		if h.Claim.Admin {
+			continue
+		}
 		if slices.ContainsFunc(h.IDs, func(id string) bool { return slices.Contains(parts, of(h.Name, id).Part) }) {
 			held = append(held, h)
+		}
+	}
+	for _, c := range m.ledger.Claims {
+		for _, d := range c.devices() {
+			if !d.Admin && slices.ContainsFunc(d.Excludes, func(p string) bool { return slices.Contains(parts, p) }) {
+				held = append(held, Holding{Namespace: c.Namespace, IDs: []string{d.Part}, Claim: ClaimHolding{UID: c.UID, Name: c.Name, Device: d.Device}})
+			}
 		}
 	}
 	if len(held) > 0 {

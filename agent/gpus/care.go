@@ -97,8 +97,8 @@ func (c *carer) tend(ctx context.Context) error {
 			continue
 		}
 		for _, h := range holders {
-			if !u.Evict {
-				break
+			if !u.Evict || h.Pod == "" { // a claim that is being given back
+				continue
 			}
 			if err := c.care.Evict(ctx, h, u.Sentence); err != nil {
 				return fmt.Errorf("evicting pod %s/%s: %w", h.Namespace, h.Pod, err)
@@ -112,6 +112,9 @@ func (c *carer) tend(ctx context.Context) error {
 func (c *carer) holders(m device.Machine, u Unit) []devices.Holding {
 	var out []devices.Holding
 	for _, h := range c.care.Holdings() {
+		if h.Claim.Admin { // it watches, and computes nothing
+			continue
+		}
 		for _, id := range h.IDs {
 			if on(m, id, u) {
 				out = append(out, h)

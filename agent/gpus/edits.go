@@ -41,6 +41,11 @@ func (g *GPUs) Edits(ctx context.Context, c host.DeviceHolder, resource string, 
 			}
 		}
 	}
+	return g.given(ctx, c, m, uuids)
+}
+
+// given are the edits for a container that has these cards and MIG devices.
+func (g *GPUs) given(ctx context.Context, c host.DeviceHolder, m device.Machine, uuids []string) (host.DeviceEdits, error) {
 	capabilities, err := cdi.Capabilities(capabilitiesOf(c))
 	if err != nil {
 		return host.DeviceEdits{}, err
@@ -71,11 +76,6 @@ func (g *GPUs) Edits(ctx context.Context, c host.DeviceHolder, resource string, 
 	if cache != "" {
 		out.Mounts = append(out.Mounts, engine.Mount{Type: "bind", Source: cache, Target: loaderCache, ReadOnly: true, Options: []string{"nosuid", "nodev"}})
 	}
-	more, err := g.guard(ctx, c, ids)
-	if err != nil {
-		return host.DeviceEdits{}, err
-	}
-	out.Add(more)
 	return out, nil
 }
 

@@ -10,7 +10,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 
 	core "k8s.io/api/core/v1"
@@ -33,7 +32,6 @@ type rig struct {
 	manager   *devices.Manager
 	machine   device.Machine
 	ill       map[string]bool
-	mu        sync.Mutex // guards processes where a watchdog reads them
 	processes []device.Process
 	figures   []device.Figures
 	image     []byte // its loader cache; nil: none
@@ -49,6 +47,7 @@ func newRig(t testing.TB, machine string, s share.Config) *rig {
 	r := &rig{machine: rec.Machine, ill: map[string]bool{}, changes: make(chan struct{}, 1)}
 	dir := t.TempDir()
 	r.GPUs, err = New(Config{
+		Node: "n1",
 		Look: func() View {
 			return View{Machine: r.machine, Allocatable: func(uuid string) bool { return !r.ill[uuid] }}
 		},

@@ -33,7 +33,7 @@ const (
 // MIGDriver changes how cards are partitioned.
 type MIGDriver interface {
 	SetMIGMode(ctx context.Context, card string, on bool) (active bool, err error)
-	CreateInstance(ctx context.Context, card string, profileID int, at *device.Placement, parts ...int) (device.GPUInstance, error)
+	CreateInstance(ctx context.Context, card string, profileID int, at *device.Placement) (device.GPUInstance, error)
 	DestroyInstance(ctx context.Context, card string, gi int) error
 	Processes(ctx context.Context, cards ...string) ([]device.Process, error)
 }
@@ -180,12 +180,12 @@ func (p *partitioner) todo(layouts map[string]mig.Layout) (out []mig.Plan) {
 	return out
 }
 
-// held says of devices which pod holds them.
+// held says of devices who holds them.
 func (p *partitioner) held() mig.Held {
 	out := mig.Held{}
 	for _, h := range p.Holdings() {
 		for _, id := range h.IDs {
-			out[alloc.DeviceOf(id)] = "pod " + h.Namespace + "/" + h.Pod
+			out[alloc.DeviceOf(id)] = h.Holder()
 		}
 	}
 	return out
@@ -236,7 +236,7 @@ func (p *partitioner) card(ctx context.Context, uuid string, layouts map[string]
 		}
 		release, holders := p.Reserve(plans[0].Parts)
 		if release == nil {
-			return obstacle{text: fmt.Sprintf("pod %s/%s holds %s", holders[0].Namespace, holders[0].Pod, strings.Join(holders[0].IDs, ", "))}, nil
+			return obstacle{text: fmt.Sprintf("%s holds %s", holders[0].Holder(), strings.Join(holders[0].IDs, ", "))}, nil
 		}
 		why, err := p.steps(ctx, plans[0])
 		// What was done counts only once it is known; the devices stay reserved until then.
@@ -283,7 +283,7 @@ func (p *partitioner) step(ctx context.Context, card string, s mig.Step) error {
 	case mig.Destroy:
 		return p.Driver.DestroyInstance(ctx, card, s.GI)
 	case mig.Create:
-		_, err := p.Driver.CreateInstance(ctx, card, s.Profile.ID, &s.At, s.Parts...)
+		_, err := p.Driver.CreateInstance(ctx, card, s.Profile.ID, &s.At)
 		return err
 	}
 	active, err := p.Driver.SetMIGMode(ctx, card, s.Op == mig.Enable)

@@ -9,9 +9,12 @@ import (
 
 // Slices are the node's pool of devices. Those of resources that others provide, which a
 // device plugin may, are not in it.
-func (g *GPUs) Slices(node string, others func(resource string) bool) []resource.ResourceSliceSpec {
-	v := g.config.Look()
-	return slices.Of(slices.Node{Name: node, Machine: v.Machine, Share: g.config.Share, Others: others, Taints: taints(v)})
+func (g *GPUs) Slices(others func(resource string) bool) []resource.ResourceSliceSpec {
+	return slices.Of(g.pool(g.config.Look(), others))
+}
+
+func (g *GPUs) pool(v View, others func(resource string) bool) slices.Node {
+	return slices.Node{Name: g.config.Node, Machine: v.Machine, Share: g.config.Share, Others: others, Taints: taints(v)}
 }
 
 // taints are those of devices by UUID. What may not be given out has one, whatever the reason.

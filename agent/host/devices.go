@@ -3,6 +3,7 @@ package host
 import (
 	"context"
 	"maps"
+	"slices"
 
 	core "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -22,6 +23,12 @@ type Devices interface {
 	Prepare(ctx context.Context, pod *core.Pod) error
 	// Release takes a pod's devices back.
 	Release(uid types.UID) error
+	// PrepareClaims makes the pod's ResourceClaims usable, before its containers are made. It
+	// can take long, and fails until the claims are ready; asking again does what is missing. The
+	// error reads as upstream's: "prepare dynamic resources: ...".
+	PrepareClaims(ctx context.Context, pod *core.Pod) error
+	// ReleaseClaims takes a pod off its claims; those that it was the last of are given back.
+	ReleaseClaims(ctx context.Context, uid types.UID) error
 	// Keep releases what pods hold whose UID is not among live. Called once at the start.
 	Keep(live map[types.UID]bool) error
 	// Edits are what a container gets for its devices; empty for one that has none.
@@ -60,15 +67,45 @@ type DeviceEdits struct {
 	Made []func(ctx context.Context, cgroup string) error
 }
 
-// Add appends what is in more, whose annotations win.
+// listed are variables that name devices: those of several resources are one list.
+var listed = []string{"NVIDIA_VISIBLE_DEVICES"}
+
+// Add appends what is in more, whose annotations win. What is there already is not repeated.
 func (e *DeviceEdits) Add(more DeviceEdits) {
-	e.Devices, e.Mounts = append(e.Devices, more.Devices...), append(e.Mounts, more.Mounts...)
-	e.Env, e.CDI = append(e.Env, more.Env...), append(e.CDI, more.CDI...)
+	for _, d := range more.Devices {
+		if !slices.Contains(e.Devices, d) {
+			e.Devices = append(e.Devices, d)
+		}
+	}
+	for _, m := range more.Mounts {
+		if !slices.ContainsFunc(e.Mounts, func(o engine.Mount) bool { return o.Target == m.Target && o.Source == m.Source }) {
+			e.Mounts = append(e.Mounts, m)
+		}
+	}
+	for _, v := range more.Env {
+		e.env(v)
+	}
+	for _, name := range more.CDI {
+		if !slices.Contains(e.CDI, name) {
+			e.CDI = append(e.CDI, name)
+		}
+	}
 	e.Made = append(e.Made, more.Made...)
 	if len(more.Annotations) > 0 && e.Annotations == nil {
 		e.Annotations = map[string]string{}
 	}
 	maps.Copy(e.Annotations, more.Annotations)
+}
+
+func (e *DeviceEdits) env(v core.EnvVar) {
+	i := slices.IndexFunc(e.Env, func(o core.EnvVar) bool { return o.Name == v.Name })
+	switch {
+	case i < 0 || e.Env[i].Value != v.Value && !slices.Contains(listed, v.Name):
+		e.Env = append(e.Env, v)
+	case e.Env[i].Value != v.Value:
+		e.Env = slices.Clone(e.Env)
+		e.Env[i].Value += "," + v.Value
+	}
 }
 
 // Empty tells whether nothing is added.

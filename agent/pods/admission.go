@@ -128,3 +128,21 @@ func (p *Pods) release(uid types.UID) {
 	}
 	clear(p.places.waiting)
 }
+
+// unclaim takes a pod off its claims; false if orch stops before.
+func (p *Pods) unclaim(ctx context.Context, uid types.UID) bool {
+	for retry := partFirstRetry; ; retry = min(2*retry, partMaxRetry) {
+		err := p.Devices.ReleaseClaims(ctx, uid)
+		if err == nil {
+			return true
+		}
+		if ctx.Err() == nil {
+			p.Log.Warn("giving the claims of a pod that has ended back failed", "pod", uid, "err", err)
+		}
+		select {
+		case <-ctx.Done():
+			return false
+		case <-time.After(retry):
+		}
+	}
+}

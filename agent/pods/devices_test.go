@@ -27,6 +27,29 @@ type givenDevices struct {
 	status   map[string][]core.ResourceStatus
 	shared   []core.PodCondition
 	made     func(ctx context.Context, cgroup string) error
+	// claims are how many more times they are not ready, letGo how often they are not given back.
+	claims, letGo int
+	left          []string // what was done with claims
+}
+
+func (d *givenDevices) PrepareClaims(_ context.Context, pod *core.Pod) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.claims--; d.claims >= 0 {
+		return errors.New("prepare dynamic resources: not yet")
+	}
+	d.left = append(d.left, "prepared for "+pod.Name)
+	return nil
+}
+
+func (d *givenDevices) ReleaseClaims(context.Context, types.UID) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.letGo--; d.letGo >= 0 {
+		return errors.New("unprepare dynamic resources: not yet")
+	}
+	d.left = append(d.left, "released")
+	return nil
 }
 
 func (d *givenDevices) Admit(*core.Pod) error         { return nil }
@@ -138,5 +161,25 @@ func TestWhoTakesMoreThanItsShareIsEnded(t *testing.T) {
 	got = r.await("a", "failed", func(p *core.Pod) bool { return p.Status.Phase == core.PodFailed })
 	if s := got.Status.ContainerStatuses[0].State.Terminated; s == nil || s.Reason != "TooMuch" || s.Message != "3 of 2" || s.ExitCode != 137 {
 		t.Errorf("%+v", got.Status.ContainerStatuses)
+	}
+}
+
+// TestClaimsComeBeforeContainersAndGoBeforeTheEnd: a pod waits for its claims, says so, and has
+// ended for others only when it is off them.
+func TestClaimsComeBeforeContainersAndGoBeforeTheEnd(t *testing.T) {
+	r := newRig(t, fakeengine.Options{Script: func(engine.Spec) fakeengine.Script { return fakeengine.Script{Exits: true} }})
+	r.stop()
+	d := &givenDevices{released: map[types.UID]bool{}, claims: 2, letGo: 2}
+	r.deps.Devices = d
+	r.start()
+	r.create("metadata: {name: a}\nspec: {restartPolicy: Never, resourceClaims: [{name: r, resourceClaimName: x}], containers: [{name: main, image: app:1, resources: {claims: [{name: r}]}}]}")
+	r.await("a", "ended", func(p *core.Pod) bool { return p.Status.Phase == core.PodSucceeded })
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if want := []string{"prepared for a", "released"}; len(d.left) < 2 || !reflect.DeepEqual(d.left[:2], want) {
+		t.Errorf("done with claims: %v, want %v", d.left, want)
+	}
+	if all := r.events.all(); !strings.Contains(all, "FailedPrepareDynamicResources") || !strings.Contains(all, "Failed to prepare dynamic resources: prepare dynamic resources: not yet") {
+		t.Errorf("events are %v", all)
 	}
 }

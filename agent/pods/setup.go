@@ -19,6 +19,8 @@ import (
 	"orch/agent/host"
 	"orch/agent/pods/spec"
 	"orch/agent/pods/status"
+	"orch/api"
+	"orch/api/client"
 )
 
 // sandbox is what a pod's containers share, while it is made and afterwards. The
@@ -139,7 +141,6 @@ func (w *worker) bringUp(ctx context.Context, s *sandbox, known []string) {
 		box.post(func() {})
 	})
 	s.parts.Go(func() {
-		done := make(chan bool, 3)
 		parts := []func() bool{
 			func() bool {
 				return w.part(ctx, "FailedMount", func() (err error) {
@@ -157,6 +158,12 @@ func (w *worker) bringUp(ctx context.Context, s *sandbox, known []string) {
 				})
 			},
 		}
+		if p.Devices != nil && claims(s.pod.Load()) {
+			parts = append(parts, func() bool {
+				return w.part(ctx, "FailedPrepareDynamicResources", func() error { return p.Devices.PrepareClaims(ctx, p.newest(s.pod.Load())) })
+			})
+		}
+		done := make(chan bool, len(parts))
 		for _, f := range parts {
 			s.parts.Go(func() { done <- f() })
 		}
@@ -210,10 +217,25 @@ func partMessage(reason, text string) string {
 	switch reason {
 	case "FailedCreatePodSandBox":
 		return "Failed to create pod sandbox: " + text
+	case "FailedPrepareDynamicResources":
+		return "Failed to prepare dynamic resources: " + text
 	case "FailedCreatePodContainer":
 		return "unable to ensure pod container exists: " + text
 	}
 	return text
+}
+
+// claims tells whether a pod has ResourceClaims, also one for its extended resources.
+func claims(pod *core.Pod) bool {
+	return len(pod.Spec.ResourceClaims) > 0 || pod.Status.ExtendedResourceClaimStatus != nil
+}
+
+// newest is the pod as the API has it: the names of claims come by its status.
+func (p *Pods) newest(pod *core.Pod) *core.Pod {
+	if now := client.Cached(p.Client, api.Pods, pod.Namespace, pod.Name); now != nil && now.UID == pod.UID {
+		return now
+	}
+	return pod
 }
 
 func newSandbox(c Config, pod *core.Pod) *sandbox {

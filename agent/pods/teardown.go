@@ -152,6 +152,9 @@ func (t *takedown) run(ctx context.Context) error {
 		if err := t.p.Devices.Release(t.uid); err != nil {
 			return fmt.Errorf("releasing devices: %w", err)
 		}
+		if err := t.p.Devices.ReleaseClaims(ctx, t.uid); err != nil {
+			return fmt.Errorf("releasing claims: %w", err)
+		}
 	}
 	// Processes may linger for a moment; what stays busy is left to the next start.
 	if err := t.p.Cgroups.RemovePod(t.uid); err != nil {

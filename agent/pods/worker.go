@@ -47,9 +47,11 @@ type worker struct {
 	// orphan: the API object is gone (or never was): nothing is reported.
 	orphan   bool
 	finished bool // nothing runs and nothing will
-	torn     bool // and nothing is left on the host
-	deleting bool // the final delete is under way or done
-	gone     bool // the worker's task is over
+	// unclaimed: the pod is off its claims; unclaiming: that is under way.
+	unclaimed, unclaiming bool
+	torn                  bool // and nothing is left on the host
+	deleting              bool // the final delete is under way or done
+	gone                  bool // the worker's task is over
 	// busyEnding: teardown or the final delete is under way.
 	busyEnding bool
 	// ends are closed when the end of a container, by its ID, was taken up.
@@ -318,10 +320,27 @@ func (w *worker) do(ctx context.Context, a plan.Action, now time.Time) time.Time
 		w.setStop(now.Add(graceOf(w.pod)), a.Reason)
 		return now
 	case plan.Finish:
-		w.finished = true
-		w.p.release(w.pod.UID)
+		w.finish(ctx)
 	}
 	return time.Time{}
+}
+
+// finish ends a pod whose containers have all ended, once it is off its claims: as with
+// upstream, nobody else may be told that they are free before.
+func (w *worker) finish(ctx context.Context) {
+	if w.p.Devices != nil && claims(w.pod) && !w.unclaimed {
+		if !w.unclaiming {
+			w.unclaiming = true
+			w.p.wg.Go(func() {
+				if w.p.unclaim(ctx, w.pod.UID) {
+					w.box.post(func() { w.unclaimed = true })
+				}
+			})
+		}
+		return
+	}
+	w.finished = true
+	w.p.release(w.pod.UID)
 }
 
 // wait notes why a container is not started yet.

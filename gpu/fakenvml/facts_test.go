@@ -204,9 +204,7 @@ func (b box) partition(i int, uuidOfCard string, c card) *device.MIG {
 			return !slices.ContainsFunc(m.Instances, func(g device.GPUInstance) bool { return g.Placement.Overlaps(p) })
 		})
 		index := len(m.Instances)
-		made := instance(uuidOfCard, i, kind, kind.Placements[at])
-		made.Compute[0].Index = index
-		m.Instances = append(m.Instances, made)
+		m.Instances = append(m.Instances, instance(uuidOfCard, i, index, kind, kind.Placements[at]))
 	}
 	return m
 }

@@ -79,6 +79,15 @@ func (p *Pool) at(index map[string]int, key string) (Device, bool) {
 	return p.Devices[i], true
 }
 
+// PoolOf is what the slices of a node say, without writing them.
+func PoolOf(n Node) Pool {
+	var list []*resource.ResourceSlice
+	for _, spec := range Of(n) {
+		list = append(list, &resource.ResourceSlice{Spec: spec})
+	}
+	return Read(list)
+}
+
 // Read reads the slices of one node's pool; others among them are not looked at. Attributes
 // that are missing or of another type are as if nothing was said.
 func Read(list []*resource.ResourceSlice) Pool {

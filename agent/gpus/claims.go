@@ -1,0 +1,158 @@
+package gpus
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"fmt"
+
+	core "k8s.io/api/core/v1"
+	resource "k8s.io/api/resource/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/dynamic-resource-allocation/resourceclaim"
+
+	"orch/agent/claims"
+	"orch/agent/devices"
+	"orch/agent/host"
+	"orch/gpu/params"
+	"orch/gpu/slices"
+)
+
+// Claims are the GPUs as the driver gpu.nvidia.com of ResourceClaims.
+type Claims struct{ *GPUs }
+
+var (
+	_ claims.Driver   = Claims{}
+	_ claims.Resolver = Claims{}
+	_ claims.Editor   = Claims{}
+	_ claims.Nurse    = Claims{}
+)
+
+// cdiName is what NVIDIA's driver calls a device of a claim for container engines.
+func cdiName(claim types.UID, device string) string {
+	return "k8s.gpu.nvidia.com/claim=" + string(claim) + "-" + device
+}
+
+// Resolve finds the cards and MIG devices that the slices' names mean, and what cannot be had
+// beside each.
+func (g Claims) Resolve(claim *resource.ResourceClaim, list []devices.ClaimDevice) ([]devices.ClaimDevice, error) {
+	v := g.config.Look()
+	pool := slices.PoolOf(g.pool(v, nil))
+	var out []devices.ClaimDevice
+	for _, d := range list {
+		found, ok := pool.Device(d.Device)
+		if !ok || found.UUID == "" || d.Pool != g.config.Node {
+			return nil, fmt.Errorf("device %s of pool %s is not on this node", d.Device, d.Pool)
+		}
+		if !v.Allocatable(found.UUID) && !d.Admin && !tolerated(claim, d) {
+			return nil, fmt.Errorf("device %s of pool %s is not healthy%s", d.Device, d.Pool, sentence(v, found.UUID))
+		}
+		d.Part, d.CDI = found.UUID, []string{cdiName(claim.UID, d.Device)}
+		for _, other := range pool.Devices {
+			if other.Name != found.Name && other.UUID != "" && found.Conflicts(other) {
+				d.Excludes = append(d.Excludes, other.UUID)
+			}
+		}
+		if found.MIG { // also where the card itself is no device: its mode must stay
+			d.Excludes = append(d.Excludes, found.Card)
+		}
+		out = append(out, d)
+	}
+	return out, nil
+}
+
+// tolerated tells that the claim wants the device whatever its taints say. Which taints
+// those are the scheduler has looked at.
+func tolerated(claim *resource.ResourceClaim, d devices.ClaimDevice) bool {
+	for _, r := range claim.Status.Allocation.Devices.Results {
+		if r.Driver == slices.Driver && r.Pool == d.Pool && r.Device == d.Device {
+			return len(r.Tolerations) > 0
+		}
+	}
+	return false
+}
+
+// sentence says what is wrong with a device, as the end of another sentence.
+func sentence(v View, uuid string) string {
+	card, gi := uuid, -1
+	if d, ok := v.Machine.MIGDevice(uuid); ok {
+		card, gi = d.Parent, d.GI
+	}
+	for _, u := range v.Units {
+		if u.UUID == card && (u.GI < 0 || u.GI == gi) {
+			return ": " + u.Sentence
+		}
+	}
+	return ""
+}
+
+// claimState is what the ledger keeps for us.
+type claimState struct {
+	// Sharing is by device; those without are not in it.
+	Sharing map[string]params.Sharing `json:"sharing,omitempty"`
+}
+
+// Prepare reads the claim's parameters, and looks whether the devices are free for it.
+func (g Claims) Prepare(ctx context.Context, claim *resource.ResourceClaim, known devices.ClaimDriver) (devices.ClaimDriver, error) {
+	m := g.config.Look().Machine
+	state := claimState{Sharing: map[string]params.Sharing{}}
+	for _, d := range known.Devices {
+		_, mig := m.MIGDevice(d.Part)
+		c, err := parameters(claim, d, mig)
+		if err != nil {
+			return known, fmt.Errorf("device %s: %w", d.Device, err)
+		}
+		if c.Sharing.Strategy == params.MPS {
+			return known, fmt.Errorf("device %s: MPS for the users of a claim is not available on this node", d.Device)
+		}
+		if c.Sharing.Strategy != "" {
+			state.Sharing[d.Device] = c.Sharing
+		}
+		if d.Admin {
+			continue
+		}
+		if err := g.handOver(ctx, m, d.Part); err != nil {
+			return known, err
+		}
+	}
+	var err error
+	known.State, err = json.Marshal(state)
+	return known, err
+}
+
+// parameters are those of a device's request.
+func parameters(claim *resource.ResourceClaim, d devices.ClaimDevice, mig bool) (params.Config, error) {
+	kind := params.GPU
+	if mig {
+		kind = params.MIG
+	}
+	var given []params.Given
+	for _, c := range resourceclaim.ConfigForResult(claim.Status.Allocation.Devices.Config, resource.DeviceRequestAllocationResult{Request: d.Requests[0]}) {
+		if c.Opaque.Driver == slices.Driver {
+			given = append(given, params.Given{Named: len(c.Requests) > 0, Text: c.Opaque.Parameters.Raw})
+		}
+	}
+	return params.For(kind, given)
+}
+
+// Unprepare has nothing to undo.
+func (Claims) Unprepare(context.Context, devices.Claim, devices.ClaimDriver) error { return nil }
+
+// ClaimEdits are those for the claim's devices.
+func (g Claims) ClaimEdits(ctx context.Context, c host.DeviceHolder, _ devices.Claim, list []devices.ClaimDevice, _ []byte) (host.DeviceEdits, error) {
+	var uuids []string
+	for _, d := range list {
+		uuids = append(uuids, d.Part)
+	}
+	return g.given(ctx, c, g.config.Look().Machine, uuids)
+}
+
+// ClaimHealth says how a device is.
+func (g Claims) ClaimHealth(d devices.ClaimDevice) (core.ResourceHealthStatus, string) {
+	v := g.config.Look()
+	if v.Allocatable(d.Part) {
+		return core.ResourceHealthStatusHealthy, ""
+	}
+	text := sentence(v, d.Part)
+	return core.ResourceHealthStatusUnhealthy, cmp.Or(text[min(2, len(text)):], "the device does not answer")
+}
