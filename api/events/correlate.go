@@ -31,6 +31,8 @@ type series struct {
 	name        string
 	count       int32
 	first, last time.Time
+	// written is when the store last heard of it.
+	written time.Time
 }
 
 // namespace is where the event is stored; those of cluster objects go to default.

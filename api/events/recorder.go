@@ -138,36 +138,52 @@ func Reference(obj runtime.Object) core.ObjectReference {
 // Run writes what Event notes until ctx ends; it then writes what still waits,
 // for a moment.
 func (r *Recorder) Run(ctx context.Context) error {
-	known := newCorrelator()
+	known, behind := newCorrelator(), newBehind()
 	for {
 		select {
 		case <-ctx.Done():
-			r.flush(context.WithoutCancel(ctx), known)
+			r.flush(context.WithoutCancel(ctx), known, behind)
 			return nil
 		case o := <-r.queue:
-			r.write(ctx, known, o)
+			r.observe(ctx, known, behind, o)
+		case <-behind.timer.C:
+			for _, s := range behind.due(time.Now()) {
+				r.write(ctx, s)
+			}
 		}
 	}
 }
 
-func (r *Recorder) flush(ctx context.Context, known *correlator) {
+func (r *Recorder) flush(ctx context.Context, known *correlator, behind *behind) {
 	ctx, cancel := context.WithTimeout(ctx, 500*time.Millisecond)
 	defer cancel()
 	for ctx.Err() == nil {
 		select {
 		case o := <-r.queue:
-			r.write(ctx, known, o)
+			r.observe(ctx, known, behind, o)
+			continue
 		default:
-			return
 		}
+		for _, s := range behind.all() {
+			r.write(ctx, s)
+		}
+		return
 	}
 }
 
-func (r *Recorder) write(ctx context.Context, known *correlator, o occurrence) {
-	seen, pass := known.observe(o)
-	if !pass {
+// observe writes what happened, unless it is one too many, or one more of a series that
+// the store has heard of lately.
+func (r *Recorder) observe(ctx context.Context, known *correlator, behind *behind, o occurrence) {
+	s, pass := known.observe(o)
+	if !pass || r.config.Series && s.name != "" && behind.wait(s) {
 		return
 	}
+	r.write(ctx, s)
+}
+
+func (r *Recorder) write(ctx context.Context, seen *series) {
+	o := seen.occurrence
+	seen.written = seen.last
 	err := r.store(ctx, seen)
 	for i := 1; i < attempts && err != nil && worthRetrying(err) && ctx.Err() == nil; i++ {
 		select {

@@ -135,6 +135,47 @@ func TestSchedulersEventsAreSeries(t *testing.T) {
 	}
 }
 
+// TestSeriesIsWrittenSeldom: a pod that cannot be scheduled was written at each attempt.
+func TestSeriesIsWrittenSeldom(t *testing.T) {
+	s := &server{}
+	synctest.Test(t, func(t *testing.T) {
+		r, err := New(Config{Client: s, Component: "default-scheduler", Series: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(context.Background())
+		done := make(chan error)
+		go func() { done <- r.Run(ctx) }()
+		again := func(times int) {
+			for range times {
+				r.Event(pod(), core.EventTypeWarning, "FailedScheduling", "no room")
+				time.Sleep(5 * time.Minute)
+			}
+			synctest.Wait()
+		}
+		count := func(writes int, last string) {
+			t.Helper()
+			if len(s.created) != 1 || len(s.patched) != writes || !strings.Contains(s.patched[writes-1], last) {
+				t.Errorf("created %d, patched %v, want %d patches, the last with %s", len(s.created), s.patched, writes, last)
+			}
+		}
+		again(6)
+		count(1, `"count":2`)
+		again(2) // half an hour after the second
+		count(2, `"count":8`)
+		again(2)
+		time.Sleep(2 * time.Minute) // quiet for more than six
+		synctest.Wait()
+		count(3, `"count":10`)
+		again(1)
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+		count(4, `"count":11`)
+	})
+}
+
 func TestExpiredEventIsMadeAnew(t *testing.T) {
 	s := &server{gone: true}
 	run(t, s, func(r *Recorder) {
