@@ -44,13 +44,19 @@ type controller struct {
 	graph     *graph
 	elsewhere *elsewhere
 
-	mu    sync.Mutex
-	kinds map[schema.GroupKind]*api.Facts // guarded by mu
+	mu sync.Mutex // guards what follows
+	// kinds are those of the graph, as of the list that seen closes with.
+	kinds map[schema.GroupKind]*api.Facts
+	seen  <-chan struct{}
+	// whole tells that the graph held every object at least once, ended that it is fed no longer.
+	whole, ended bool
+	// fed is closed, and replaced, when one of these has changed.
+	fed chan struct{}
 }
 
 // Specs is the garbage collector. Its keys are UIDs.
 func Specs(d Deps) []reconcile.Spec {
-	c := &controller{Deps: d, graph: newGraph(), kinds: map[schema.GroupKind]*api.Facts{}}
+	c := &controller{Deps: d, graph: newGraph(), kinds: map[schema.GroupKind]*api.Facts{}, fed: make(chan struct{})}
 	c.Events = d.Events.As("garbage-collector-controller")
 	c.elsewhere = &elsewhere{Others: d.Others, graph: c.graph, kinds: map[schema.GroupKind]*remote{}}
 	return []reconcile.Spec{{Name: "garbage", Workers: 8, Do: c.do, Source: func(ctx context.Context, add func(...reconcile.Key)) error {
@@ -73,6 +79,7 @@ func collected(f *api.Facts) bool {
 // follow watches every kind, and those that come later.
 func (c *controller) follow(ctx context.Context, add func(...reconcile.Key)) error {
 	stops := map[*api.Facts]context.CancelFunc{}
+	defer c.tell(func() { c.ended = true })
 	for {
 		var changed <-chan struct{}
 		if c.Changed != nil {
@@ -81,10 +88,41 @@ func (c *controller) follow(ctx context.Context, add func(...reconcile.Key)) err
 		if err := c.subscribe(ctx, stops, add); err != nil {
 			return err
 		}
+		c.tell(func() { c.whole, c.seen = true, changed })
 		select {
 		case <-changed:
 		case <-ctx.Done():
 			return nil
+		}
+	}
+}
+
+// tell changes what complete waits for.
+func (c *controller) tell(change func()) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	change()
+	close(c.fed)
+	c.fed = make(chan struct{})
+}
+
+// complete waits until the graph knows the objects of every kind that is served. Before
+// that an owner may seem to have no dependents, and would go before them.
+func (c *controller) complete(ctx context.Context) error {
+	for {
+		c.mu.Lock()
+		whole, ended, fed := c.whole && (c.Changed == nil || c.seen == c.Changed()), c.ended, c.fed
+		c.mu.Unlock()
+		switch {
+		case whole:
+			return nil
+		case ended:
+			return context.Canceled
+		}
+		select {
+		case <-fed:
+		case <-ctx.Done():
+			return ctx.Err()
 		}
 	}
 }
@@ -154,6 +192,9 @@ func (c *controller) kindOf(ref metav1.OwnerReference) *api.Facts {
 }
 
 func (c *controller) do(ctx context.Context, key reconcile.Key) (reconcile.Result, error) {
+	if err := c.complete(ctx); err != nil {
+		return reconcile.Result{}, err
+	}
 	n, id, finishing := c.graph.find(types.UID(key.Name))
 	if finishing {
 		if err := c.finish(ctx, id); err != nil {
