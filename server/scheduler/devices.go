@@ -50,12 +50,12 @@ func (s *Scheduler) updateDevices(n name) concern {
 func (s *Scheduler) updateClaim(key types.NamespacedName, now time.Time) concern {
 	old := s.cluster.Devices.Claim(key)
 	o := client.Cached(s.cfg.Client, api.ResourceClaims, key.Namespace, key.Name)
+	var freed bool
 	if o != nil {
-		s.cluster.Devices.SetClaim(o)
+		freed = s.cluster.Devices.SetClaim(o)
 	} else {
-		s.cluster.Devices.RemoveClaim(key)
+		freed = s.cluster.Devices.RemoveClaim(key) || old != nil && devices.IsExtended(old) // its pod waits for that
 	}
-	freed := old != nil && (old.Status.Allocation != nil || devices.IsExtended(old)) && (o == nil || o.Status.Allocation == nil)
 	switch {
 	case freed:
 		return deviceful
@@ -66,26 +66,28 @@ func (s *Scheduler) updateClaim(key types.NamespacedName, now time.Time) concern
 }
 
 // ended settles how a binding ended: what was only assumed is now known.
-func (s *Scheduler) ended(o outcome, now time.Time) concern {
+func (s *Scheduler) ended(o outcome, now time.Time) (wake concern) {
 	for _, c := range o.written {
 		// What the cache does not show yet counts as it was written; else the cache is right,
 		// which may have seen more since.
-		if s.cfg.Client.Revision(api.ResourceClaims.Facts) < revision(c) {
-			s.cluster.Devices.SetClaim(c)
-		} else {
-			s.updateClaim(types.NamespacedName{Namespace: c.Namespace, Name: c.Name}, now)
+		if s.cfg.Client.Revision(api.ResourceClaims.Facts) >= revision(c) {
+			wake |= s.updateClaim(types.NamespacedName{Namespace: c.Namespace, Name: c.Name}, now)
+		} else if s.cluster.Devices.SetClaim(c) {
+			wake |= deviceful
 		}
 	}
 	s.cluster.Devices.Forget(o.UID, o.decision.Grant)
-	if !o.retry {
-		return nobody
+	if o.bound {
+		return wake
 	}
-	delete(s.assumed, o.UID)
-	s.cluster.RemovePod(o.UID)
-	if p := o.pending; s.queue.pods[p.UID] == p && p.state == idle {
-		s.queue.retry(p, now)
+	if o.retry {
+		delete(s.assumed, o.UID)
+		s.cluster.RemovePod(o.UID)
+		if p := o.pending; s.queue.pods[p.UID] == p && p.state == idle {
+			s.queue.retry(p, now)
+		}
 	}
-	return deviceful
+	return everybody // its room is free
 }
 
 func revision(o *resource.ResourceClaim) int64 {

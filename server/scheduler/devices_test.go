@@ -244,7 +244,7 @@ func TestPodThatCannotBeBoundGivesItsReservationBack(t *testing.T) {
 	c.pod("p", "1", claims("c"))
 	eventually(t, func() bool {
 		o := c.getClaim("c")
-		return o.Status.Allocation != nil && len(o.Status.ReservedFor) == 0
+		return len(o.Finalizers) > 0 && o.Status.Allocation == nil && len(o.Status.ReservedFor) == 0
 	})
 	c.refusing(nil)
 	c.until("p", "bound", bound)

@@ -56,8 +56,8 @@ type outcome struct {
 	attempt
 	// written are the claims as they stand after what the binding wrote.
 	written []*resource.ResourceClaim
-	// retry: the pod is not bound, and wants to be.
-	retry bool
+	// bound: the pod is; retry: it is not, and wants to be. Neither: it is gone.
+	bound, retry bool
 }
 
 func (b *inbox) ended(o outcome) {

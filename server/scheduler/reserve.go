@@ -30,9 +30,10 @@ type reservation struct {
 	*Scheduler
 	pod *placement.Pod
 	// written are the claims as they stand after the last write; reserved those that the
-	// pod was not among the users of before, made the one that was created for it.
+	// pod was not among the users of before, with what was allocated; made is the one that
+	// was created for the pod.
 	written  []*resource.ResourceClaim
-	reserved []*resource.ResourceClaim
+	reserved []devices.Granted
 	made     *resource.ResourceClaim
 	// broken: a claim could not be written; the error is none of the pod's.
 	broken bool
@@ -93,7 +94,7 @@ func (r *reservation) reserve(ctx context.Context, c devices.Granted) error {
 	if err != nil {
 		return fmt.Errorf("reserving claim %s/%s: %w", c.Namespace, c.Name, err)
 	}
-	r.written, r.reserved = append(r.written, o), append(r.reserved, o)
+	r.written, r.reserved = append(r.written, o), append(r.reserved, devices.Granted{ResourceClaim: o, Allocation: c.Allocation})
 	return nil
 }
 
@@ -131,18 +132,26 @@ func (r *reservation) extended(ctx context.Context, e *devices.Extended) error {
 	return nil
 }
 
-// undo takes the pod from the users of what it reserved. The allocations stay: the pod
-// tries again, and they are freed if it does not come to use them.
+// undo takes the pod from the users of what it reserved, and what was allocated for it
+// alone is free again: a claim with devices and without users would keep them for good.
 func (r *reservation) undo(ctx context.Context) {
-	for _, o := range r.reserved {
-		if r.made != nil && o.UID == r.made.UID {
+	for _, done := range r.reserved {
+		if r.made != nil && done.UID == r.made.UID {
 			continue
 		}
-		patch := fmt.Sprintf(`{"metadata":{"uid":%q},"status":{"reservedFor":[{"$patch":"delete","uid":%q}]}}`, o.UID, r.pod.UID)
-		left, err := client.Patch(ctx, r.cfg.Client, api.ResourceClaims, claimTarget(o, "status"), types.StrategicMergePatchType, []byte(patch))
+		left, err := retry(ctx, r.cfg.Client, done.ResourceClaim, func(o *resource.ResourceClaim) (*resource.ResourceClaim, error) {
+			if o.UID != done.UID || !resourceclaim.IsReservedForPod(r.pod.Pod, o, false) {
+				return o, nil
+			}
+			o.Status.ReservedFor = slices.DeleteFunc(o.Status.ReservedFor, func(c resource.ResourceClaimConsumerReference) bool { return c.UID == r.pod.UID })
+			if done.Allocation != nil && len(o.Status.ReservedFor) == 0 {
+				o.Status.Allocation, o.Status.Devices = nil, nil
+			}
+			return client.UpdateStatus(ctx, r.cfg.Client, api.ResourceClaims, o)
+		})
 		if err != nil {
 			if !errors.IsNotFound(err) {
-				r.cfg.Log.Warn("taking a reservation back failed", "claim", o.Namespace+"/"+o.Name, "pod", r.pod.Name, "err", err)
+				r.cfg.Log.Warn("taking a reservation back failed", "claim", done.Namespace+"/"+done.Name, "pod", r.pod.Namespace+"/"+r.pod.Name, "err", err)
 			}
 			continue
 		}

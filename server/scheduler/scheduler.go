@@ -89,7 +89,9 @@ var watched = []*api.Facts{api.Nodes.Facts, api.Namespaces.Facts, api.ResourceSl
 // Run schedules until ctx ends.
 func (s *Scheduler) Run(ctx context.Context) error {
 	for _, kind := range watched {
-		if err := s.cfg.Client.Subscribe(ctx, kind, s.inbox.changed(kind)); err != nil {
+		if err := s.cfg.Client.Subscribe(ctx, kind, s.inbox.changed(kind)); ctx.Err() != nil {
+			return nil
+		} else if err != nil {
 			return fmt.Errorf("watching %s: %w", kind.Plural, err)
 		}
 	}
@@ -285,7 +287,8 @@ type attempt struct {
 // place asks placement with the room of more important nominated pods taken.
 func (s *Scheduler) place(p *pending) placement.Decision {
 	for uid, n := range s.nominated {
-		if uid != p.UID && n.pod.Priority() >= p.Priority() {
+		// One that is being bound counts already, with the devices that it gets.
+		if uid != p.UID && !s.assumed[uid] && n.pod.Priority() >= p.Priority() {
 			s.cluster.AddPod(n.pod, n.node)
 			defer s.cluster.RemovePod(uid)
 		}

@@ -12,6 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
 
 	"orch/api"
 	"orch/api/client"
@@ -28,8 +29,10 @@ type cluster struct {
 	*client.Client
 	mu     sync.Mutex
 	events []string // guarded by mu
-	// refuse fails creations by the scheduler; nil fails none. Guarded by mu.
+	// refuse fails writes of the scheduler; nil fails none. Guarded by mu.
 	refuse func(client.Target) error
+	// stop ends the scheduler that runs now.
+	stop func()
 }
 
 // refusing is the scheduler's way to the API.
@@ -38,16 +41,34 @@ type refusing struct {
 	c *cluster
 }
 
-func (r refusing) Create(ctx context.Context, t client.Target, o runtime.Object, opts metav1.CreateOptions) (runtime.Object, error) {
+func (r refusing) refused(t client.Target) error {
 	r.c.mu.Lock()
-	refuse := r.c.refuse
-	r.c.mu.Unlock()
-	if refuse != nil {
-		if err := refuse(t); err != nil {
-			return nil, err
-		}
+	defer r.c.mu.Unlock()
+	if r.c.refuse == nil {
+		return nil
+	}
+	return r.c.refuse(t)
+}
+
+func (r refusing) Create(ctx context.Context, t client.Target, o runtime.Object, opts metav1.CreateOptions) (runtime.Object, error) {
+	if err := r.refused(t); err != nil {
+		return nil, err
 	}
 	return r.Transport.Create(ctx, t, o, opts)
+}
+
+func (r refusing) Update(ctx context.Context, t client.Target, o runtime.Object, opts metav1.UpdateOptions) (runtime.Object, error) {
+	if err := r.refused(t); err != nil {
+		return nil, err
+	}
+	return r.Transport.Update(ctx, t, o, opts)
+}
+
+func (r refusing) Patch(ctx context.Context, t client.Target, pt types.PatchType, patch []byte, opts metav1.PatchOptions) (runtime.Object, error) {
+	if err := r.refused(t); err != nil {
+		return nil, err
+	}
+	return r.Transport.Patch(ctx, t, pt, patch, opts)
 }
 
 func (c *cluster) refusing(refuse func(client.Target) error) {
@@ -91,24 +112,36 @@ func newCluster(t testing.TB, store datastore.Store) *cluster {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan error, 2)
+	done := make(chan error, 1)
 	go func() { done <- r.Run(ctx) }()
 	<-r.Ready()
 	c := &cluster{TB: t, Client: r.Client(registry.User{Name: api.SchedulerUser})}
-	s, err := New(Config{Client: &client.Client{Transport: refusing{c.Client.Transport, c}, Cache: c.Client.Cache}, Events: c})
-	if err != nil {
-		t.Fatal(err)
-	}
-	go func() { done <- s.Run(ctx) }()
+	c.start()
 	t.Cleanup(func() {
+		c.stop()
 		cancel()
-		for range 2 {
-			if err := <-done; err != nil {
-				t.Error(err)
-			}
+		if err := <-done; err != nil {
+			t.Error(err)
 		}
 	})
 	return c
+}
+
+// start runs a scheduler that knows nothing but what the API tells it.
+func (c *cluster) start() {
+	s, err := New(Config{Client: &client.Client{Transport: refusing{c.Client.Transport, c}, Cache: c.Client.Cache}, Events: c})
+	if err != nil {
+		c.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- s.Run(ctx) }()
+	c.stop = func() {
+		cancel()
+		if err := <-done; err != nil {
+			c.Error(err)
+		}
+	}
 }
 
 func (c *cluster) node(name, cpu string) *core.Node {
@@ -147,7 +180,10 @@ func (c *cluster) until(name, what string, ok func(*core.Pod) bool) *core.Pod {
 			return p
 		}
 	}
-	c.Fatalf("pod %s is not %s: %+v", name, what, p)
+	if p != nil {
+		c.Fatalf("pod %s is not %s; node %q, conditions %+v, annotations %v", name, what, p.Spec.NodeName, p.Status.Conditions, p.Annotations)
+	}
+	c.Fatalf("pod %s is not there", name)
 	return nil
 }
 
@@ -226,6 +262,23 @@ func TestForeignAndGatedPodsAreLeftAlone(t *testing.T) {
 		if p := client.Cached(c, api.Pods, "default", name); bound(p) {
 			t.Errorf("%s was bound", name)
 		}
+	}
+}
+
+// TestPodThatWasNominatedStaysCounted while it is bound: the next decision took it away,
+// and gave its room and its devices to others.
+func TestPodThatWasNominatedStaysCounted(t *testing.T) {
+	s, err := New(Config{Client: &client.Client{}, Events: &cluster{}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	winner := placement.NewPod(&core.Pod{ObjectMeta: metav1.ObjectMeta{UID: "winner"}})
+	s.cluster.SetNode(&core.Node{ObjectMeta: metav1.ObjectMeta{Name: "a"}})
+	s.nominated["winner"], s.assumed["winner"] = nomination{winner, "a"}, true
+	s.cluster.AddPod(winner, "a")
+	s.place(&pending{Pod: placement.NewPod(&core.Pod{ObjectMeta: metav1.ObjectMeta{UID: "next"}})})
+	if s.cluster.Pod("winner") == nil {
+		t.Error("the pod that is being bound no longer counts")
 	}
 }
 

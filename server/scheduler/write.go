@@ -35,6 +35,7 @@ func (s *Scheduler) bind(ctx context.Context, p attempt) outcome {
 	out.written = r.written
 	switch {
 	case err == nil:
+		out.bound = true
 		s.numbers.attempt(scheduled, time.Since(p.began))
 		s.numbers.bound(p.number, time.Since(p.added))
 		s.cfg.Events.Event(p.Pod.Pod, core.EventTypeNormal, "Scheduled", "Successfully assigned %s/%s to %s", p.Namespace, p.Name, p.decision.Node)

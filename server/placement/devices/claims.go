@@ -37,19 +37,20 @@ func (c *claim) allocation() *resource.AllocationResult {
 	return c.pending
 }
 
-// count makes what is taken agree with the claim.
-func (s *State) count(c *claim) {
+// count makes what is taken agree with the claim, and reports whether that frees devices.
+func (s *State) count(c *claim) (freed bool) {
 	var want []resource.DeviceRequestAllocationResult
 	if a := c.allocation(); a != nil && !c.deserted() {
 		want = a.Devices.Results
 	}
 	if len(want) == len(c.counted) && (len(want) == 0 || &want[0] == &c.counted[0]) {
-		return
+		return false
 	}
 	had := c.counted
 	c.counted = want
 	s.take(want, 1)
 	s.take(had, -1)
+	return len(want) < len(had)
 }
 
 // deserted: every pod that it is reserved for is imagined gone.
@@ -59,12 +60,13 @@ func (c *claim) deserted() bool {
 }
 
 // SetClaim notes a claim as the API has it. One that is older than what is known is not
-// looked at: the answer to a write of ours may come before the cache shows it.
-func (s *State) SetClaim(o *resource.ResourceClaim) {
+// looked at: the answer to a write of ours may come before the cache shows it. It reports
+// whether devices are free that were not.
+func (s *State) SetClaim(o *resource.ResourceClaim) (freed bool) {
 	key := types.NamespacedName{Namespace: o.Namespace, Name: o.Name}
 	c := s.claims[key]
 	if c != nil && c.UID != o.UID {
-		s.RemoveClaim(key)
+		freed = s.RemoveClaim(key)
 		c = nil
 	}
 	if c == nil {
@@ -74,7 +76,7 @@ func (s *State) SetClaim(o *resource.ResourceClaim) {
 			s.leftovers[pod] = c
 		}
 	} else if revision(o) < revision(c.ResourceClaim) {
-		return
+		return false
 	}
 	s.reserve(c, o.Status.ReservedFor)
 	c.ResourceClaim = o
@@ -87,14 +89,14 @@ func (s *State) SetClaim(o *resource.ResourceClaim) {
 		// One that does not parse, which validation refuses, matches nothing.
 		c.where, _ = nodeaffinity.NewNodeSelector(a.NodeSelector)
 	}
-	s.count(c)
+	return s.count(c) || freed
 }
 
-// RemoveClaim forgets a claim that is gone.
-func (s *State) RemoveClaim(key types.NamespacedName) {
+// RemoveClaim forgets a claim that is gone, and reports whether that frees devices.
+func (s *State) RemoveClaim(key types.NamespacedName) (freed bool) {
 	c := s.claims[key]
 	if c == nil {
-		return
+		return false
 	}
 	delete(s.claims, key)
 	if pod := owner(c.ResourceClaim); s.leftovers[pod] == c {
@@ -102,6 +104,7 @@ func (s *State) RemoveClaim(key types.NamespacedName) {
 	}
 	s.reserve(c, nil)
 	s.take(c.counted, -1)
+	return len(c.counted) > 0
 }
 
 // reserve keeps the index of pods.
