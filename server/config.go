@@ -44,6 +44,8 @@ type Config struct {
 	Disable                   []string
 	// Admission plugins, by upstream's names, beside those that are on by default.
 	EnableAdmissionPlugins, DisableAdmissionPlugins []string
+	// AdmissionConfig is a file with what plugins are told.
+	AdmissionConfig string
 	// GPUTaint keeps pods that ask for no GPU off nodes that have some.
 	GPUTaint bool
 	// NoSecretsEncryption makes no keys for Secrets at the first start; SecretsProvider is the cipher
@@ -79,8 +81,6 @@ func (c *Config) AddFlags(f *pflag.FlagSet) {
 	f.StringVar(&c.ClusterDNS, "cluster-dns", "", "address of the cluster's DNS (default: the tenth of service-cidr, 10.43.0.10)")
 	f.StringVar(&c.ClusterDomain, "cluster-domain", "cluster.local", "DNS domain of the cluster")
 	f.StringVar(&c.ServiceNodePortRange, "service-node-port-range", "30000-32767", "ports for Services of type NodePort")
-	f.StringSliceVar(&c.EnableAdmissionPlugins, "enable-admission-plugins", nil, "admission plugins that are off by default: AlwaysPullImages, DenyServiceExternalIPs, ExtendedResourceToleration, OwnerReferencesPermissionEnforcement")
-	f.StringSliceVar(&c.DisableAdmissionPlugins, "disable-admission-plugins", nil, "admission plugins to leave out, such as PodSecurity")
 	f.BoolVar(&c.GPUTaint, "gpu-taint", false, "taint the nodes that have GPUs with nvidia.com/gpu=present:NoSchedule; pods that ask for NVIDIA's resources get the toleration (admission plugin ExtendedResourceToleration)")
 	f.StringSliceVar(&c.Disable, "disable", nil, "packaged parts to leave out: "+strings.Join(disableable, ", "))
 	f.BoolFunc("secrets-encryption", "keep Secrets encrypted in the datastore; false makes no keys at the first start (default true)", func(v string) error {
@@ -96,6 +96,9 @@ func (c *Config) AddFlags(f *pflag.FlagSet) {
 
 // addAPIFlags declares the flags that are kube-apiserver's.
 func (c *Config) addAPIFlags(f *pflag.FlagSet) {
+	f.StringSliceVar(&c.EnableAdmissionPlugins, "enable-admission-plugins", nil, "admission plugins that are off by default: AlwaysPullImages, DenyServiceExternalIPs, EventRateLimit, ExtendedResourceToleration, OwnerReferencesPermissionEnforcement")
+	f.StringSliceVar(&c.DisableAdmissionPlugins, "disable-admission-plugins", nil, "admission plugins to leave out, such as PodSecurity")
+	f.StringVar(&c.AdmissionConfig, "admission-control-config-file", "", "file with an AdmissionConfiguration: what PodSecurity, ResourceQuota, EventRateLimit and the webhook plugins are told")
 	f.StringVar(&c.EncryptionConfig, "encryption-provider-config", "", "file with an EncryptionConfiguration for further resources")
 	c.Audit.AddFlags(f)
 	c.Access.AddFlags(f)

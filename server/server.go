@@ -165,7 +165,7 @@ func (s *Server) assemble(store datastore.Store) (err error) {
 	}
 	s.webhooks = webhook.New(webhook.Config{Cache: self})
 	s.admit, err = admission.New(admission.Config{Cache: self, Access: s.access, Services: services, Registry: s.registry, Webhooks: s.webhooks,
-		Enable: s.cfg.EnableAdmissionPlugins, Disable: s.cfg.DisableAdmissionPlugins, GPUTaint: s.cfg.GPUTaint})
+		Enable: s.cfg.EnableAdmissionPlugins, Disable: s.cfg.DisableAdmissionPlugins, ConfigFile: s.cfg.AdmissionConfig, GPUTaint: s.cfg.GPUTaint})
 	if err != nil {
 		return err
 	}

@@ -21,6 +21,7 @@ import (
 	"orch/server/access"
 	"orch/server/admission/policy"
 	"orch/server/admission/quota"
+	"orch/server/admission/settings"
 	"orch/server/admission/webhooks"
 	"orch/server/allocate"
 	"orch/server/registry"
@@ -42,6 +43,8 @@ type Config struct {
 	Enable, Disable []string
 	// GPUTaint: nodes with GPUs are tainted, so pods that ask for some are let onto them.
 	GPUTaint bool
+	// ConfigFile is an AdmissionConfiguration; empty for none.
+	ConfigFile string
 	// Now is the clock; nil is time.Now.
 	Now func() time.Time
 }
@@ -70,6 +73,7 @@ type List struct {
 	accounts *signal
 	security *podSecurity
 	quota    *quota.Guard
+	events   eventLimits
 	webhooks *webhooks.Webhooks
 	policies *policy.Policies
 	ready    chan struct{}
@@ -92,14 +96,21 @@ func New(cfg Config) (*List, error) {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
-	security, err := newPodSecurity()
+	set, err := settings.Load(cfg.ConfigFile)
+	if err != nil {
+		return nil, fmt.Errorf("setting up admission: %w", err)
+	}
+	if len(set.Events) == 0 && slices.Contains(cfg.Enable, eventRateLimit) {
+		return nil, fmt.Errorf("setting up admission: %s needs limits: give them in --admission-control-config-file", eventRateLimit)
+	}
+	security, err := newPodSecurity(set.Security)
 	if err != nil {
 		return nil, err
 	}
 	l := &List{
 		cfg: cfg, cache: cfg.Cache, accounts: newSignal(), security: security,
-		quota: quota.NewGuard(cfg.Cache, cfg.Now), ready: make(chan struct{}), overall: newTimes(),
-		webhooks: webhooks.New(webhooks.Config{Cache: cfg.Cache, Registry: cfg.Registry, Client: cfg.Webhooks, Authorizer: rights{cfg.Access}}),
+		quota: quota.NewGuard(cfg.Cache, cfg.Now, set.Limited), events: newEventLimits(set.Events, cfg.Now), ready: make(chan struct{}), overall: newTimes(),
+		webhooks: webhooks.New(webhooks.Config{Cache: cfg.Cache, Registry: cfg.Registry, Client: cfg.Webhooks, Authorizer: rights{cfg.Access}, Mutating: set.Mutating, Validating: set.Validating}),
 		policies: policy.New(policy.Config{Cache: cfg.Cache, Registry: cfg.Registry, Authorizer: rights{cfg.Access}}),
 		byKind:   map[*api.Facts][]step{},
 	}
@@ -134,6 +145,9 @@ func contains(kinds []*api.Facts, f *api.Facts) bool {
 	}
 	return false
 }
+
+// eventRateLimit is upstream's name of the step.
+const eventRateLimit = "EventRateLimit"
 
 // steps is the order of admission.
 func (l *List) steps() []step {
@@ -178,6 +192,7 @@ func (l *List) steps() []step {
 		{name: "DeviceAdminAccess", internal: true, kinds: devices, admit: l.deviceTaints, validate: l.deviceAccess},
 		{name: "DeviceStatusAccess", internal: true, kinds: []*api.Facts{api.ResourceClaims.Facts}, validate: l.deviceStatus},
 		{name: "DefaultIngressClass", kinds: []*api.Facts{api.Ingresses.Facts}, admit: l.defaultIngressClass},
+		{name: eventRateLimit, optional: true, kinds: []*api.Facts{api.Events.Facts, api.EventsV1.Facts}, validate: l.eventRate},
 		{name: "DenyServiceExternalIPs", optional: true, kinds: services, validate: l.denyExternalIPs},
 		// What users define comes here, after everything of ours that completes an
 		// object; validating ones before the two that take something.

@@ -17,26 +17,41 @@ import (
 
 	"orch/api"
 	"orch/api/client"
+	"orch/server/admission/settings"
 	"orch/server/registry"
 )
 
 // podSecurity evaluates the Pod Security Standards, which a namespace asks for by
-// labels. Without labels everything is allowed.
+// labels. Without labels the settings' defaults hold, which allow everything unless
+// an administrator has set others.
 type podSecurity struct {
-	defaults psa.Policy
-	check    func(psa.LevelVersion, *metav1.ObjectMeta, *core.PodSpec) []policy.CheckResult
+	settings.Security
+	numbers *securityNumbers
+	check   func(psa.LevelVersion, *metav1.ObjectMeta, *core.PodSpec) []policy.CheckResult
 }
 
 // warnPods bounds how many pods a tightened namespace is checked against.
 const warnPods = 3000
 
-func newPodSecurity() (*podSecurity, error) {
+func newPodSecurity(s settings.Security) (*podSecurity, error) {
 	e, err := policy.NewEvaluator(policy.DefaultChecks(), nil)
 	if err != nil {
 		return nil, fmt.Errorf("setting up pod security: %w", err)
 	}
-	free := psa.LevelVersion{Level: psa.LevelPrivileged, Version: psa.LatestVersion()}
-	return &podSecurity{defaults: psa.Policy{Enforce: free, Audit: free, Warn: free}, check: e.EvaluatePod}, nil
+	return &podSecurity{Security: s, numbers: newSecurityNumbers(), check: e.EvaluatePod}, nil
+}
+
+// exempt says why a request is left alone; empty if it is not.
+func (s *podSecurity) exempt(a *registry.Attributes, spec *core.PodSpec) string {
+	switch {
+	case slices.Contains(s.Exempt.Namespaces, a.Namespace):
+		return "namespace"
+	case slices.Contains(s.Exempt.Usernames, a.User.Name):
+		return "user"
+	case spec.RuntimeClassName != nil && slices.Contains(s.Exempt.RuntimeClasses, *spec.RuntimeClassName):
+		return "runtimeClass"
+	}
+	return ""
 }
 
 func (l *List) securityKinds() []*api.Facts {
@@ -60,15 +75,21 @@ func (l *List) podSecurity(_ context.Context, a *registry.Attributes) error {
 	if spec == nil {
 		return nil
 	}
+	if why := l.security.exempt(a, spec); why != "" {
+		a.Annotate(psa.AuditAnnotationPrefix+psa.ExemptionReasonAnnotationKey, why)
+		l.security.numbers.exempted(a)
+		return nil
+	}
 	ns := client.Cached(l.cache, api.Namespaces, "", a.Namespace)
 	if ns == nil {
 		return nil
 	}
-	want, problems := psa.PolicyToEvaluate(ns.Labels, l.security.defaults)
+	want, problems := psa.PolicyToEvaluate(ns.Labels, l.security.Defaults)
 	_, isPod := a.Object.(*core.Pod)
 	if len(problems) == 0 && want.FullyPrivileged() {
 		if isPod {
 			a.Annotate(psa.AuditAnnotationPrefix+psa.EnforcedPolicyAnnotationKey, want.Enforce.String())
+			l.security.numbers.evaluated(a, want.Enforce, "enforce", true)
 		}
 		return nil
 	}
@@ -77,6 +98,7 @@ func (l *List) podSecurity(_ context.Context, a *registry.Attributes) error {
 	}
 	if len(problems) > 0 {
 		a.Annotate(psa.AuditAnnotationPrefix+"error", fmt.Sprintf("Failed to parse policy: %v", problems.ToAggregate()))
+		l.security.numbers.failed(a)
 	}
 	return l.securityOfPod(a, want, meta, spec)
 }
@@ -96,18 +118,22 @@ func (l *List) securityOfPod(a *registry.Attributes, want psa.Policy, meta *meta
 	var refusal error
 	if _, isPod := a.Object.(*core.Pod); isPod {
 		a.Annotate(psa.AuditAnnotationPrefix+psa.EnforcedPolicyAnnotationKey, want.Enforce.String())
-		if r := at(want.Enforce); !r.Allowed {
+		r := at(want.Enforce)
+		l.security.numbers.evaluated(a, want.Enforce, "enforce", r.Allowed)
+		if !r.Allowed {
 			refusal = forbid(a, "violates PodSecurity %q: %s", want.Enforce.String(), r.ForbiddenDetail())
 		}
 	}
 	if r := at(want.Audit); !r.Allowed {
 		a.Annotate(psa.AuditAnnotationPrefix+psa.AuditViolationsAnnotationKey, fmt.Sprintf("would violate PodSecurity %q: %s", want.Audit.String(), r.ForbiddenDetail()))
+		l.security.numbers.evaluated(a, want.Audit, "audit", false)
 	}
 	if refusal != nil {
 		return refusal
 	}
 	if r := at(want.Warn); !r.Allowed {
 		a.Warn(fmt.Sprintf("would violate PodSecurity %q: %s", want.Warn.String(), r.ForbiddenDetail()))
+		l.security.numbers.evaluated(a, want.Warn, "warn", false)
 	}
 	return nil
 }
@@ -166,15 +192,19 @@ func securityChanged(before, now *core.Pod) bool {
 // securityOfNamespace checks the labels, and tells of pods that a stricter level
 // would no longer let in.
 func (l *List) securityOfNamespace(a *registry.Attributes, n *core.Namespace) error {
-	want, problems := psa.PolicyToEvaluate(n.Labels, l.security.defaults)
+	want, problems := psa.PolicyToEvaluate(n.Labels, l.security.Defaults)
+	exempt := slices.Contains(l.security.Exempt.Namespaces, n.Name)
 	before := old[core.Namespace](a)
 	if before == nil {
 		if len(problems) > 0 {
 			return apierrors.NewInvalid(api.Namespaces.GroupKind(), n.Name, problems)
 		}
+		if exempt {
+			l.warnOfExemption(a, n, want)
+		}
 		return nil
 	}
-	was, had := psa.PolicyToEvaluate(before.Labels, l.security.defaults)
+	was, had := psa.PolicyToEvaluate(before.Labels, l.security.Defaults)
 	if len(problems) > 0 && (len(had) == 0 || !equality.Semantic.DeepEqual(problems, had)) {
 		return apierrors.NewInvalid(api.Namespaces.GroupKind(), n.Name, problems)
 	}
@@ -182,8 +212,35 @@ func (l *List) securityOfNamespace(a *registry.Attributes, n *core.Namespace) er
 	if want.Enforce == was.Enforce || want.Enforce.Level == psa.LevelPrivileged || same && psa.CompareLevels(want.Enforce.Level, was.Enforce.Level) < 1 {
 		return nil
 	}
+	if exempt {
+		l.warnOfExemption(a, n, want)
+		return nil
+	}
 	l.warnAboutPods(a, n.Name, want.Enforce)
 	return nil
+}
+
+// warnOfExemption tells who labels a namespace that the labels mean nothing there.
+func (l *List) warnOfExemption(a *registry.Attributes, n *core.Namespace, want psa.Policy) {
+	if want.FullyPrivileged() || want.Equivalent(&l.security.Defaults) {
+		return
+	}
+	var modes []string
+	for _, m := range []struct {
+		name, level, version string
+		want                 psa.LevelVersion
+	}{
+		{"enforce", psa.EnforceLevelLabel, psa.EnforceVersionLabel, want.Enforce},
+		{"audit", psa.AuditLevelLabel, psa.AuditVersionLabel, want.Audit},
+		{"warn", psa.WarnLevelLabel, psa.WarnVersionLabel, want.Warn},
+	} {
+		_, level := n.Labels[m.level]
+		_, version := n.Labels[m.version]
+		if m.want.Level != psa.LevelPrivileged && (level || version) {
+			modes = append(modes, m.name+"="+m.want.String())
+		}
+	}
+	a.Warn(fmt.Sprintf("namespace %q is exempt from Pod Security, and the policy (%s) will be ignored", n.Name, strings.Join(modes, ", ")))
 }
 
 func (l *List) warnAboutPods(a *registry.Attributes, namespace string, level psa.LevelVersion) {
@@ -191,6 +248,9 @@ func (l *List) warnAboutPods(a *registry.Attributes, namespace string, level psa
 	seen := 0
 	l.cache.Each(api.Pods.Facts, namespace, func(o api.Object) bool {
 		p := o.(*core.Pod)
+		if c := p.Spec.RuntimeClassName; c != nil && slices.Contains(l.security.Exempt.RuntimeClasses, *c) {
+			return true
+		}
 		if r := policy.AggregateCheckResults(l.security.check(level, &p.ObjectMeta, &p.Spec)); !r.Allowed {
 			byReason[r.ForbiddenReason()] = append(byReason[r.ForbiddenReason()], p.Name)
 		}

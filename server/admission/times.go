@@ -73,7 +73,8 @@ func (t *times) collect(out chan<- prometheus.Metric, d *prometheus.Desc, names 
 	}
 }
 
-// Collector shows how long admission took, step by step and altogether.
+// Collector shows how long admission took, step by step and altogether, and what pod
+// security decided.
 func (l *List) Collector() prometheus.Collector {
 	return &timesCollector{l,
 		prometheus.NewDesc("apiserver_admission_controller_admission_duration_seconds", "How long each part of admission took.", []string{"name", "type", "operation", "rejected"}, nil),
@@ -90,6 +91,7 @@ func (c *timesCollector) Describe(chan<- *prometheus.Desc) {}
 
 func (c *timesCollector) Collect(out chan<- prometheus.Metric) {
 	c.l.overall.collect(out, c.step)
+	c.l.security.numbers.Collect(out)
 	for _, n := range c.l.timed {
 		n.times.collect(out, c.each, n.name)
 	}

@@ -4,8 +4,8 @@
 // within the caller's deadline and a limit on the answer's size.
 //
 // It refuses everything that could make a webhook a way into the server: it follows no
-// redirect, asks no proxy, sends nothing of the server's or the user's credentials, and
-// dials no link-local, multicast or unspecified address, nor the host's own loopback
+// redirect, asks no proxy, sends nothing of the user's credentials and of the server's only
+// what the administrator has set for this webhook, and dials no link-local, multicast or unspecified address, nor the host's own loopback
 // for a Service. It knows nothing of what the documents mean. Start reading at
 // Client.Call, then resolve.go.
 package webhook
@@ -69,8 +69,25 @@ type Service struct {
 	Port                  int32
 }
 
-// Identity of the server towards one webhook: a certificate in PEM, or a token.
-type Identity struct{ Certificate, Key, Token string }
+// Identity of the server towards one webhook: a certificate in PEM, a token, a password.
+type Identity struct{ Certificate, Key, Token, User, Password string }
+
+// Target names the webhook as kubeconfigs do: its host and port, a Service by its name in
+// the cluster.
+func (e Endpoint) Target() string {
+	if s := e.Service; s != (Service{}) {
+		return net.JoinHostPort(s.Name+"."+s.Namespace+".svc", strconv.Itoa(int(s.port())))
+	}
+	u, err := url.Parse(e.URL)
+	if err != nil {
+		return "" // the call will say so
+	}
+	port := u.Port()
+	if port == "" {
+		port = "443"
+	}
+	return net.JoinHostPort(u.Hostname(), port)
+}
 
 // Config of a Client.
 type Config struct {
@@ -141,8 +158,11 @@ func (c *Client) Call(ctx context.Context, call Call) ([]byte, error) {
 	// A connection that the webhook closed while it was idle is tried anew: an empty key
 	// tells the transport that the call may be repeated, and is not sent.
 	req.Header["Idempotency-Key"] = nil
-	if t := call.To.Identity.Token; t != "" {
-		req.Header.Set("Authorization", "Bearer "+t)
+	switch id := call.To.Identity; {
+	case id.Token != "":
+		req.Header.Set("Authorization", "Bearer "+id.Token)
+	case id.User != "" || id.Password != "":
+		req.SetBasicAuth(id.User, id.Password)
 	}
 	h := http.Client{Transport: r.via(c), CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 	resp, err := h.Do(req)

@@ -18,12 +18,15 @@ import (
 
 	"orch/api"
 	"orch/api/client"
+	"orch/server/admission/settings"
 )
 
 // Guard admits writes. It is safe for parallel use.
 type Guard struct {
 	cache client.Cache
 	meter meter
+	// limited may be used only where a quota covers them.
+	limited []settings.Limited
 
 	mu sync.Mutex
 	// pending are writes let through that have not ended: the cache may not show them yet. There
@@ -44,8 +47,8 @@ type pending struct {
 }
 
 // NewGuard makes a Guard over the registry's cache.
-func NewGuard(c client.Cache, now func() time.Time) *Guard {
-	return &Guard{cache: c, meter: meter{c, now}, pending: map[pendingKey][]*pending{}}
+func NewGuard(c client.Cache, now func() time.Time, limited []settings.Limited) *Guard {
+	return &Guard{cache: c, meter: meter{c, now}, limited: limited, pending: map[pendingKey][]*pending{}}
 }
 
 // Admit says why o (replacing before, nil on create) does not fit; nil if it does,
@@ -53,12 +56,23 @@ func NewGuard(c client.Cache, now func() time.Time) *Guard {
 // write has ended, and the cache shows what came of it.
 func (g *Guard) Admit(f *api.Facts, o, before api.Object, dry bool) (over func(), err error) {
 	quotas := client.CachedList(g.cache, api.ResourceQuotas, o.GetNamespace(), nil)
-	if len(quotas) == 0 {
+	if len(quotas) == 0 && len(g.limited) == 0 {
 		return nil, nil
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	usage := g.meter.usage(f, o)
+	if len(g.limited) > 0 {
+		had := core.ResourceList{}
+		if before != nil {
+			had = g.meter.usage(f, before)
+		}
+		if grows(usage, had) {
+			if err := uncovered(g.limited, quotas, f, o, usage); err != nil {
+				return nil, err
+			}
+		}
+	}
 	concerned := false
 	for _, q := range quotas {
 		hit, err := g.fitsLocked(q, f, o, before, usage)

@@ -12,23 +12,27 @@ import (
 // Matches tells whether the quota's scopes take the object in. A quota with
 // scopes is about pods, or about claims by their VolumeAttributesClass.
 func Matches(q *core.ResourceQuota, o api.Object) bool {
-	var wanted []core.ScopedResourceSelectorRequirement
+	return !slices.ContainsFunc(requirements(q), func(r core.ScopedResourceSelectorRequirement) bool { return !satisfies(o, r) })
+}
+
+// requirements are the scopes of a quota, in one form.
+func requirements(q *core.ResourceQuota) (out []core.ScopedResourceSelectorRequirement) {
 	for _, s := range q.Spec.Scopes {
-		wanted = append(wanted, core.ScopedResourceSelectorRequirement{ScopeName: s, Operator: core.ScopeSelectorOpExists})
+		out = append(out, core.ScopedResourceSelectorRequirement{ScopeName: s, Operator: core.ScopeSelectorOpExists})
 	}
 	if q.Spec.ScopeSelector != nil {
-		wanted = append(wanted, q.Spec.ScopeSelector.MatchExpressions...)
+		out = append(out, q.Spec.ScopeSelector.MatchExpressions...)
 	}
-	if len(wanted) == 0 {
-		return true
-	}
+	return out
+}
+
+// satisfies tells whether an object is in a scope; only pods and claims are in any.
+func satisfies(o api.Object, r core.ScopedResourceSelectorRequirement) bool {
 	switch o := o.(type) {
 	case *core.Pod:
-		return !slices.ContainsFunc(wanted, func(r core.ScopedResourceSelectorRequirement) bool { return !inScope(o, r) })
+		return inScope(o, r)
 	case *core.PersistentVolumeClaim:
-		return !slices.ContainsFunc(wanted, func(r core.ScopedResourceSelectorRequirement) bool {
-			return r.ScopeName != core.ResourceQuotaScopeVolumeAttributesClass || !ofAttributes(o, r)
-		})
+		return r.ScopeName == core.ResourceQuotaScopeVolumeAttributesClass && ofAttributes(o, r)
 	}
 	return false
 }

@@ -78,7 +78,15 @@ func (w *Webhooks) call(ctx context.Context, c *candidate, v *match.View, mutati
 	}
 	ctx, cancel := context.WithTimeout(ctx, c.timeout)
 	defer cancel()
-	answer, err := w.cfg.Client.Call(ctx, webhook.Call{To: c.to, Body: body, Limit: maxAnswer})
+	to := c.to
+	who := w.cfg.Validating
+	if mutating {
+		who = w.cfg.Mutating
+	}
+	var answer []byte
+	if to.Identity, err = who.For(to.Target()); err == nil {
+		answer, err = w.cfg.Client.Call(ctx, webhook.Call{To: to, Body: body, Limit: maxAnswer})
+	}
 	var out admissionv1.AdmissionReview
 	if err == nil {
 		err = utiljson.Unmarshal(answer, &out)

@@ -22,6 +22,7 @@ import (
 	"orch/api"
 	"orch/api/client"
 	"orch/server/admission/match"
+	"orch/server/admission/settings"
 	"orch/server/expression"
 	"orch/server/registry"
 	"orch/server/webhook"
@@ -36,6 +37,8 @@ type Config struct {
 	Client   *webhook.Client
 	// Authorizer answers match conditions.
 	Authorizer expression.Authorizer
+	// Mutating and Validating are whom the server shows itself as.
+	Mutating, Validating *settings.Identities
 }
 
 // Webhooks is the admission by webhooks. It is safe for parallel use.
