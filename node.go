@@ -171,7 +171,11 @@ func (n *node) makeAgent() (err error) {
 	if n.podResources, err = podResources(n.nodeConfig, n.client, n.gpus.devices, n.log); err != nil {
 		return err
 	}
-	n.streams, err = stream.New(stream.Config{Pods: shown{n.agent.Pods()}, Engine: n.engine, Dialer: podDialer{}, Reach: n.network.has, More: n.gpus.paths(), Log: n.log})
+	pages, err := n.statistics()
+	if err != nil {
+		return err
+	}
+	n.streams, err = stream.New(stream.Config{Pods: shown{n.agent.Pods()}, Engine: n.engine, Dialer: podDialer{}, Reach: n.network.has, More: pages, Log: n.log})
 	return err
 }
 

@@ -12,6 +12,7 @@ import (
 
 // podTests are about what a pod's containers share: files, names, the network.
 var podTests = map[string]func(*testing.T, cluster){
+	"Statistics":                statsPages,
 	"volumes of configuration":  configVolumes,
 	"scratch and host volumes":  scratchVolumes,
 	"sub-paths":                 subPaths,

@@ -56,6 +56,14 @@ func (p *Page) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	_, _ = w.Write(page) // the client is gone if this fails
 }
 
+// Text is the page for one that has more to show; nil where there are no GPUs.
+func (p *Page) Text(ctx context.Context) ([]byte, error) {
+	if len(p.gpus.config.Look().Machine.GPUs) == 0 {
+		return nil, nil
+	}
+	return p.read(ctx)
+}
+
 func (p *Page) read(ctx context.Context) ([]byte, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -85,11 +85,14 @@ func statsV1(cgroup string, s *engine.Stats) error {
 	if s.MemoryBytes, err = readNumber(in("memory", "memory.usage_in_bytes")); err != nil {
 		return err
 	}
+	if cpu, err := keyedValues(in("cpu", "cpu.stat")); err == nil { // it is not there without the bandwidth controller
+		s.CPUPeriods, s.CPUThrottled, s.CPUThrottledNanos = cpu["nr_periods"], cpu["nr_throttled"], cpu["throttled_time"]
+	}
 	mem, err := keyedValues(in("memory", "memory.stat"))
 	if err != nil {
 		return err
 	}
-	s.MemoryRSS = mem["total_rss"]
+	s.MemoryRSS, s.MemoryCache = mem["total_rss"], mem["total_cache"]
 	s.MemoryWorkingSet = less(s.MemoryBytes, mem["total_inactive_file"])
 	s.Pids, err = readNumber(in("pids", "pids.current"))
 	return err
@@ -98,11 +101,12 @@ func statsV1(cgroup string, s *engine.Stats) error {
 // statsV2 reads the unified hierarchy.
 func statsV2(cgroup string, s *engine.Stats) error {
 	in := func(file string) string { return filepath.Join("/sys/fs/cgroup", cgroup, file) }
-	usec, err := keyedValue(in("cpu.stat"), "usage_usec")
+	cpu, err := keyedValues(in("cpu.stat"))
 	if err != nil {
 		return err
 	}
-	s.CPUNanos = usec * 1000
+	s.CPUNanos = cpu["usage_usec"] * 1000
+	s.CPUPeriods, s.CPUThrottled, s.CPUThrottledNanos = cpu["nr_periods"], cpu["nr_throttled"], cpu["throttled_usec"]*1000
 	if s.MemoryBytes, err = readNumber(in("memory.current")); err != nil {
 		return err
 	}
@@ -110,7 +114,7 @@ func statsV2(cgroup string, s *engine.Stats) error {
 	if err != nil {
 		return err
 	}
-	s.MemoryRSS = mem["anon"]
+	s.MemoryRSS, s.MemoryCache = mem["anon"], mem["file"]
 	s.MemoryWorkingSet = less(s.MemoryBytes, mem["inactive_file"])
 	s.Pids, err = readNumber(in("pids.current"))
 	return err

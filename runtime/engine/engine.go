@@ -193,7 +193,11 @@ type Stats struct {
 	MemoryBytes      uint64 // usage
 	MemoryWorkingSet uint64
 	MemoryRSS        uint64
+	MemoryCache      uint64
 	Pids             uint64
+	// CPUPeriods counts the periods of a CPU limit, CPUThrottled those of them in which the
+	// container had to wait, CPUThrottledNanos for how long.
+	CPUPeriods, CPUThrottled, CPUThrottledNanos uint64
 	// RootfsBytes and RootfsInodes are used in the writable layer.
 	RootfsBytes, RootfsInodes uint64
 }
