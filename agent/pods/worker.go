@@ -376,6 +376,9 @@ func (w *worker) publish(now time.Time) time.Time {
 	if w.sandbox != nil {
 		in.Sandbox.Ready, in.Sandbox.PodIPs = w.sandbox.state()
 	}
+	if !in.Sandbox.Ready && w.known != nil { // taken over as it is; that it holds is about to be seen
+		in.Sandbox.Ready, in.Sandbox.PodIPs = true, w.known.sandbox.IPs
+	}
 	if w.p.Devices != nil {
 		in.Devices, in.Shared = w.p.Devices.Status(w.pod.UID), w.p.Devices.Conditions(w.pod.UID)
 	}
