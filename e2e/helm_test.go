@@ -18,13 +18,17 @@ import (
 	"orch/e2e/lab"
 )
 
+// helmBurst is how many requests Helm makes without a pause, its own default. Without it
+// client-go allows five a second, and who waits for a release waits for that.
+const helmBurst = 100
+
 // helmOn is Helm against the server on the host, new each time as for each command.
 func helmOn(t *testing.T, h *lab.Host) *action.Configuration {
 	t.Helper()
 	kubeconfig := h.Kubeconfig()
 	flags := genericclioptions.NewConfigFlags(false)
 	flags.KubeConfig = &kubeconfig
-	flags.WrapConfigFn = func(c *rest.Config) *rest.Config { c.Dial = h.Dial; return c }
+	flags.WrapConfigFn = func(c *rest.Config) *rest.Config { c.Dial, c.Burst = h.Dial, helmBurst; return c }
 	cfg := action.NewConfiguration()
 	if err := cfg.Init(flags, "default", "secret"); err != nil {
 		t.Fatal(err)
