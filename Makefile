@@ -2,7 +2,7 @@
 .DEFAULT_GOAL := build
 GO ?= go
 
-.PHONY: build run demo test test-vm check bench conformance gpu-suite deps generate clean
+.PHONY: build run demo test test-vm check bench conformance gpu-suite deps generate clean fuzz
 
 build: ## dist/orch, static, with runc and the shim inside (GOARCH=arm64 cross-builds)
 	scripts/build
@@ -21,6 +21,9 @@ test-vm: ## cgroup v2 and a bare machine, in a virtual machine; not part of test
 
 check: ## format, vet, the tree's own rules
 	scripts/check
+
+fuzz: ## every fuzz target for TIME each (60s); PATTERN picks some
+	scripts/fuzz $(or $(TIME),60s) $(PATTERN)
 
 bench: ## the figures of docs/benchmarks.md
 	scripts/bench

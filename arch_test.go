@@ -80,7 +80,6 @@ var lent = map[string]string{
 	"k8s.io/apiserver/pkg/cel/lazy":                 "the map behind variables, without dependencies",
 	"k8s.io/apiserver/pkg/cel/mutation":             "the types Object and JSONPatch of mutating policies, pure",
 	"k8s.io/apiserver/pkg/cel/mutation/dynamic":     "values of Object, pure",
-	"k8s.io/apiserver/pkg/cel/openapi":              "declares schemas to the type checker of policies, pure",
 	"k8s.io/apiserver/pkg/authentication/user":      "library's authorizer takes its Info, an interface",
 	"k8s.io/apiserver/pkg/authorization/authorizer": "library's authorizer takes its interfaces",
 	"k8s.io/apiserver/pkg/apis/apiserver/v1":        "the wire types of the files that configure encryption, authentication and authorization",

@@ -25,6 +25,7 @@ import (
 	"orch/agent/devices"
 	"orch/agent/gpus"
 	"orch/agent/plugins"
+	"orch/agent/pods"
 	"orch/agent/publish"
 	"orch/api"
 	"orch/api/client"
@@ -36,6 +37,7 @@ import (
 	"orch/gpu/inventory"
 	"orch/gpu/metrics"
 	"orch/gpu/mig"
+	"orch/gpu/mps"
 	"orch/gpu/nodes"
 	"orch/gpu/nvml"
 	"orch/gpu/report"
@@ -48,6 +50,8 @@ import (
 // gpuConfig is what a person may say about a node's GPUs.
 type gpuConfig struct {
 	GPUConfig, MIGConfig, GPUDriverRoot, GPUDevRoot, GPURecording, GPUMetrics, CDIDir string
+	// PartsByMPS and MPSExclusive are how cards are shared that several pods have parts of.
+	PartsByMPS, MPSExclusive bool
 }
 
 func (c *gpuConfig) addFlags(f *pflag.FlagSet) {
@@ -56,6 +60,8 @@ func (c *gpuConfig) addFlags(f *pflag.FlagSet) {
 	f.StringVar(&c.GPUDriverRoot, "gpu-driver-root", "", "where the NVIDIA driver's files lie, if not below /")
 	f.StringVar(&c.GPUDevRoot, "gpu-dev-root", "", "folder whose dev has the GPUs' device nodes, if not /")
 	f.StringVar(&c.GPURecording, "gpu-recording", "", "file of a recorded machine that is played instead of this one's GPUs, to try things out")
+	f.BoolVar(&c.PartsByMPS, "gpu-shares-by-mps", false, "parts of a GPU (nvidia.com/gpumem, nvidia.com/gpucores, gpu-fraction) are kept by NVIDIA's MPS where the driver cannot limit memory itself; without it a watchdog ends containers that use more memory than their part")
+	f.BoolVar(&c.MPSExclusive, "gpu-mps-exclusive", false, "GPUs that MPS serves are in the compute mode EXCLUSIVE_PROCESS meanwhile, so that no process goes past it")
 	f.StringVar(&c.GPUMetrics, "gpu-metrics-address", ":9400", "address of the GPU metrics, under the names of NVIDIA's DCGM exporter; they are served where there are GPUs")
 	f.StringVar(&c.CDIDir, "cdi-dir", "", "folder of the CDI file by which other container engines of this host give GPUs to containers (default /var/run/cdi)")
 }
@@ -76,7 +82,10 @@ type nodeGPUs struct {
 	log       *slog.Logger
 	inventory *inventory.Inventory
 	driver    inventory.Driver
-	mig       gpus.MIGDriver // driver again, to change cards
+	mig       gpus.MIGDriver // driver again, to partition cards
+	cards     cardSettings   // driver again, to share cards
+	mps       *mps.Daemons
+	lost      chan gpus.Loss
 	layouts   mig.File
 	helper    *nvml.Client // nil when a recording is played, or without the helper
 	provider  *gpus.GPUs
@@ -85,14 +94,14 @@ type nodeGPUs struct {
 	claims    *claims.Claims
 	page      *gpus.Page
 	socket    string // of the paths below, for people on this host
-	// released and freed have something in them after devices were given back: one for
-	// those who mend cards, one for those who partition them.
-	released, freed chan struct{}
+	// released, freed and unshared have something in them after devices were given back: for
+	// those who mend cards, who partition them, and who share them.
+	released, freed, unshared chan struct{}
 }
 
 // newGPUs puts the parts together. Nothing is asked of a driver yet.
 func newGPUs(c nodeConfig, imageFile func(ctx context.Context, ref, path string, max int64) ([]byte, error), log *slog.Logger) (_ *nodeGPUs, err error) {
-	g := &nodeGPUs{config: c.gpuConfig, log: log, released: make(chan struct{}, 1), freed: make(chan struct{}, 1), socket: filepath.Join(c.RunDir, report.Socket)}
+	g := &nodeGPUs{config: c.gpuConfig, log: log, released: make(chan struct{}, 1), freed: make(chan struct{}, 1), unshared: make(chan struct{}, 1), lost: make(chan gpus.Loss, maxLosses), socket: filepath.Join(c.RunDir, report.Socket)}
 	sharing, err := g.sharing()
 	if err != nil {
 		return nil, err
@@ -103,8 +112,12 @@ func newGPUs(c nodeConfig, imageFile func(ctx context.Context, ref, path string,
 	if err := g.sources(filepath.Join(c.DataDir, "agent", "gpu-health.json")); err != nil {
 		return nil, err
 	}
+	guard, err := g.guard(c.RunDir)
+	if err != nil {
+		return nil, err
+	}
 	g.provider, err = gpus.New(gpus.Config{
-		Node: c.NodeName, Look: g.look, Changes: g.inventory.Subscribe, Share: sharing, Files: g.files, Use: g.use,
+		Node: c.NodeName, Look: g.look, Changes: g.inventory.Subscribe, Share: sharing, Files: g.files, Use: g.use, Guard: guard,
 		ImageCache: func(ctx context.Context, i engine.Image) ([]byte, error) {
 			return imageFile(ctx, i.ID, "/etc/ld.so.cache", maxLoaderCache)
 		},
@@ -131,7 +144,7 @@ func newGPUs(c nodeConfig, imageFile func(ctx context.Context, ref, path string,
 const maxLoaderCache = 16 << 20
 
 func (g *nodeGPUs) poke() {
-	for _, c := range []chan struct{}{g.released, g.freed} {
+	for _, c := range []chan struct{}{g.released, g.freed, g.unshared} {
 		select {
 		case c <- struct{}{}:
 		default:
@@ -178,8 +191,8 @@ func (g *nodeGPUs) sources(memory string) (err error) {
 		if err != nil {
 			return err
 		}
-		player := fakenvml.New(rec)
-		g.driver, g.mig = player, player
+		player := &replay{Player: fakenvml.New(rec), path: g.config.GPURecording}
+		g.driver, g.mig, g.cards = player, player, player
 		keep.Host, keep.Driver = player, player
 		g.inventory, err = inventory.New(keep)
 		return err
@@ -188,7 +201,7 @@ func (g *nodeGPUs) sources(memory string) (err error) {
 	if g.helper, err = nvml.New(nvml.Config{Program: func() (*os.File, error) { return bundle.Open(bundle.NVML) }, Root: root, Log: g.log}); err != nil {
 		return err
 	}
-	g.driver, g.mig = g.helper, g.helper
+	g.driver, g.mig, g.cards = g.helper, g.helper, g.helper
 	owner := nodes.New(nodes.Config{Log: g.log})
 	keep.Host = sysfs.New(sysfs.Config{Log: g.log, Library: func() (path, version string) {
 		if found := nvml.Find(root); len(found) > 0 {
@@ -327,7 +340,7 @@ func (g *nodeGPUs) publisher(c *client.Client, nodeName string) (*publish.Publis
 }
 
 // run keeps all of it going until ctx ends.
-func (g *nodeGPUs) run(ctx context.Context, c *client.Client, nodeName string) error {
+func (g *nodeGPUs) run(ctx context.Context, c *client.Client, nodeName string, pods *pods.Pods) error {
 	recorder, err := events.New(events.Config{Client: c, Component: "orch-gpu", Host: nodeName})
 	if err != nil {
 		return err
@@ -359,6 +372,7 @@ func (g *nodeGPUs) run(ctx context.Context, c *client.Client, nodeName string) e
 		g.inventory.Run, g.provider.Run, g.publish, g.devices.Run, recorder.Run,
 		func(ctx context.Context) error { return g.plugins.run(ctx, care.Event) },
 		func(ctx context.Context) error { return g.provider.Tend(ctx, care, g.released) },
+		g.mps.Run, func(ctx context.Context) error { return g.keep(ctx, recorder, pods) },
 		func(ctx context.Context) error { return g.page.Serve(ctx, g.config.GPUMetrics) },
 		func(ctx context.Context) error { return g.page.ServeLocal(ctx, g.socket, g.paths()) },
 	}

@@ -187,7 +187,7 @@ func (n *node) Run(ctx context.Context) error {
 	parts := []func(context.Context) error{
 		n.network.Run, n.volumes.Run, n.images.Run, n.agent.Run, n.streams.Run,
 		func(ctx context.Context) error { return n.serve(ctx, n.streams) },
-		func(ctx context.Context) error { return n.gpus.run(ctx, n.client, n.NodeName) }, n.podResources.Run,
+		func(ctx context.Context) error { return n.gpus.run(ctx, n.client, n.NodeName, n.agent.Pods()) }, n.podResources.Run,
 	}
 	if n.run != nil {
 		parts = append(parts, n.run)

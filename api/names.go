@@ -23,6 +23,9 @@ const (
 	VolumeProtection     = "kubernetes.io/pv-protection"
 	AttributesProtection = "kubernetes.io/vac-protection"
 
+	// ServerUser is whom the API server's own parts act as.
+	ServerUser = "system:apiserver"
+
 	// ControllerUser is whom the controllers of the server act as.
 	ControllerUser = "system:kube-controller-manager"
 	SchedulerUser  = "system:kube-scheduler"

@@ -49,7 +49,7 @@ func status(ctx context.Context, kubeconfig string, out io.Writer) error {
 	fmt.Fprintf(w, "server\t%s\t%s\n", server.url, v.GitVersion)
 	for i := range nodes.Items {
 		n := &nodes.Items[i]
-		fmt.Fprintf(w, "node\t%s\t%s\t%d pods\t%s\n", n.Name, readiness(n), podsOn(pods.Items, n.Name), duration.HumanDuration(time.Since(n.CreationTimestamp.Time)))
+		fmt.Fprintf(w, "node\t%s\t%s\t%s\t%s\n", n.Name, readiness(n), podCount(podsOn(pods.Items, n.Name)), duration.HumanDuration(time.Since(n.CreationTimestamp.Time)))
 	}
 	troubled := 0
 	for i := range pods.Items {
@@ -60,6 +60,13 @@ func status(ctx context.Context, kubeconfig string, out io.Writer) error {
 	}
 	fmt.Fprintf(w, "pods\t%d in all, %d in trouble\n", len(pods.Items), troubled)
 	return w.Flush()
+}
+
+func podCount(n int) string {
+	if n == 1 {
+		return "1 pod"
+	}
+	return fmt.Sprintf("%d pods", n)
 }
 
 func readiness(n *core.Node) string {

@@ -48,7 +48,7 @@ import (
 )
 
 // loopback is whom the server's own parts act as where they need every right.
-var loopback = registry.User{Name: "system:apiserver", Groups: []string{api.GroupMasters, api.GroupAuthenticated}}
+var loopback = registry.User{Name: api.ServerUser, Groups: []string{api.GroupMasters, api.GroupAuthenticated}}
 
 // Server is a control plane. Make it with New, add Parts, then Run it once.
 type Server struct {
@@ -181,7 +181,8 @@ func (s *Server) assemble(store datastore.Store) (err error) {
 		return err
 	}
 	s.flow = flow.New(flow.Config{})
-	specs := append(upkeep.Specs(upkeep.Deps{Client: self, Access: s.access, PKI: s.pki, Now: time.Now}), policy.Spec(self, s.registry), quota.Spec(quota.Deps{Client: self, Now: time.Now, Kinds: s.Kinds, Changed: s.KindsChanged}), s.flow.Spec(self))
+	managing := s.registry.ClientAs(loopback, "kube-controller-manager") // whose work this is, elsewhere
+	specs := append(upkeep.Specs(upkeep.Deps{Client: managing, Access: s.access, PKI: s.pki, Now: time.Now}), policy.Spec(managing, s.registry), quota.Spec(quota.Deps{Client: managing, Now: time.Now, Kinds: s.Kinds, Changed: s.KindsChanged}), s.flow.Spec(self))
 	if s.upkeep, err = reconcile.New(self, specs...); err != nil {
 		return err
 	}

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -16,6 +17,7 @@ import (
 	admissionv1 "k8s.io/api/admission/v1"
 	core "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"orch/api"
 	"orch/api/client"
@@ -461,4 +463,33 @@ func TestRestartUnderABrokenWebhook(t *testing.T) {
 		t.Errorf("%d %s", code, m)
 	}
 	setUp(t, admin, [2]string{"/api/v1/namespaces", `{"metadata":{"name":"n"}}`})
+}
+
+// Both kinds of webhooks see every object of a collection that is deleted, without a name, as
+// from upstream.
+func TestWebhooksSeeDeletedCollections(t *testing.T) {
+	_, admin := hooked(t)
+	h := newHooks(t, nil, nil)
+	setUp(t, admin, [2]string{mapsPath, configMap("x", "")}, [2]string{mapsPath, configMap("y", "")},
+		[2]string{mutatingPath, h.configuration("", "m", "/mutates", "")}, [2]string{validatingPath, h.configuration("", "v", "/validates", "")})
+	if code, m := admin.message("DELETE", mapsPath+"?labelSelector=!other", ""); code != 200 {
+		t.Fatal(code, m)
+	}
+	for _, path := range []string{"/mutates", "/validates"} {
+		var got []string
+		for _, r := range h.reviews(path) {
+			name, _, _ := unstructured.NestedString(r.old, "metadata", "name")
+			got = append(got, fmt.Sprintf("%s %s %q %s", r.Operation, r.Namespace, r.Name, name))
+			if r.object != nil {
+				t.Errorf("an object that is deleted has no new state: %v", r.object)
+			}
+		}
+		slices.Sort(got)
+		if want := []string{`DELETE a "" x`, `DELETE a "" y`}; !slices.Equal(got, want) {
+			t.Errorf("%s: %q, want %q", path, got, want)
+		}
+	}
+	if code, m := admin.message("DELETE", mapsPath+"/x", ""); code != 404 {
+		t.Error(code, m)
+	}
 }

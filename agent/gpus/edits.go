@@ -41,7 +41,16 @@ func (g *GPUs) Edits(ctx context.Context, c host.DeviceHolder, resource string, 
 			}
 		}
 	}
-	return g.given(ctx, c, m, uuids)
+	out, err := g.given(ctx, c, m, uuids)
+	if err != nil {
+		return host.DeviceEdits{}, err
+	}
+	more, err := g.guard(ctx, c, ids)
+	if err != nil {
+		return host.DeviceEdits{}, err
+	}
+	out.Add(more)
+	return out, nil
 }
 
 // given are the edits for a container that has these cards and MIG devices.

@@ -59,6 +59,8 @@ type Config struct {
 	Files func(m device.Machine) (cdi.Files, error)
 	// Use is how much of a card and its MIG devices is in use, and by whom; nil where nobody can tell.
 	Use func(ctx context.Context, card string) ([]device.Figures, []device.Process, error)
+	// Guard keeps those who share cards within their shares.
+	Guard Guard
 	// ImageCache reads the loader's cache of an image; engine.ErrNotFound if it has none.
 	ImageCache func(ctx context.Context, i engine.Image) ([]byte, error)
 	// DevRoot is where the device nodes of the host begin; empty is "/".
@@ -77,6 +79,11 @@ type GPUs struct {
 
 	mu      sync.Mutex // guards changed
 	changed chan struct{}
+
+	// refused are cards, by UUID, whose driver does not limit memory though it says so.
+	refused sync.Map
+	// keep has something in it when shares may be others.
+	keep chan struct{}
 }
 
 // found are the files of one driver version.
@@ -89,6 +96,7 @@ type found struct {
 var (
 	_ devices.Provider = (*GPUs)(nil)
 	_ devices.Sharer   = (*GPUs)(nil)
+	_ devices.Teller   = (*GPUs)(nil)
 	_ node.Extra       = Extra{}
 )
 
@@ -97,7 +105,7 @@ func New(c Config) (*GPUs, error) {
 	if c.Look == nil || c.Changes == nil || c.Files == nil || c.ImageCache == nil || c.Dir == "" || c.Log == nil {
 		return nil, errors.New("making the GPU provider: a dependency is missing")
 	}
-	return &GPUs{config: c, now: time.Now, changed: make(chan struct{})}, nil
+	return &GPUs{config: c, now: time.Now, changed: make(chan struct{}), keep: make(chan struct{}, 1)}, nil
 }
 
 // Run tells followers of changes until ctx ends.
@@ -112,12 +120,17 @@ func (g *GPUs) Run(ctx context.Context) error {
 			return nil
 		case <-changes:
 			g.files.Store(nil) // libraries may have come with a driver of the same version
-			g.mu.Lock()
-			close(g.changed)
-			g.changed = make(chan struct{})
-			g.mu.Unlock()
+			g.Tell()
 		}
 	}
+}
+
+// Tell has followers look anew; those that the answers depend on call it too.
+func (g *GPUs) Tell() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	close(g.changed)
+	g.changed = make(chan struct{})
 }
 
 // Changed is closed when what the node's GPUs are may be other.
@@ -230,11 +243,11 @@ func (g *GPUs) Labels() map[string]string {
 // Conditions of the node, with what keeps its layout from being offered.
 func (g *GPUs) Conditions() []core.NodeCondition {
 	v := g.config.Look()
-	out := v.Conditions
+	out := slices.Clone(v.Conditions)
 	if _, why := alloc.Offer(v.Machine, g.config.Share); why != "" {
 		out = append(out, core.NodeCondition{Type: "GPULayoutValid", Status: core.ConditionFalse, Reason: "MIGLayoutInvalid", Message: why})
 	}
-	return out
+	return append(out, g.mpsCondition()...)
 }
 
 // Extra is what the node says of its devices: how many, from the ledger's owner, and

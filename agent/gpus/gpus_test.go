@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	core "k8s.io/api/core/v1"
@@ -32,6 +33,7 @@ type rig struct {
 	manager   *devices.Manager
 	machine   device.Machine
 	ill       map[string]bool
+	mu        sync.Mutex // guards processes where a watchdog reads them
 	processes []device.Process
 	figures   []device.Figures
 	image     []byte // its loader cache; nil: none

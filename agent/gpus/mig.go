@@ -33,7 +33,7 @@ const (
 // MIGDriver changes how cards are partitioned.
 type MIGDriver interface {
 	SetMIGMode(ctx context.Context, card string, on bool) (active bool, err error)
-	CreateInstance(ctx context.Context, card string, profileID int, at *device.Placement) (device.GPUInstance, error)
+	CreateInstance(ctx context.Context, card string, profileID int, at *device.Placement, parts ...int) (device.GPUInstance, error)
 	DestroyInstance(ctx context.Context, card string, gi int) error
 	Processes(ctx context.Context, cards ...string) ([]device.Process, error)
 }
@@ -283,7 +283,7 @@ func (p *partitioner) step(ctx context.Context, card string, s mig.Step) error {
 	case mig.Destroy:
 		return p.Driver.DestroyInstance(ctx, card, s.GI)
 	case mig.Create:
-		_, err := p.Driver.CreateInstance(ctx, card, s.Profile.ID, &s.At)
+		_, err := p.Driver.CreateInstance(ctx, card, s.Profile.ID, &s.At, s.Parts...)
 		return err
 	}
 	active, err := p.Driver.SetMIGMode(ctx, card, s.Op == mig.Enable)

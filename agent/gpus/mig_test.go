@@ -137,6 +137,22 @@ func TestLabelPartitionsCards(t *testing.T) {
 	}
 }
 
+// TestPartsAreOffered: compute instances that share a GPU instance are resources of their own.
+func TestPartsAreOffered(t *testing.T) {
+	r := newMIGRig(t, "h200-8", 2)
+	r.p.File = mig.File{"parts": {{Layout: mig.Layout{Enabled: true, Devices: map[string]int{"1c.3g.71gb": 3, "3g.71gb": 1}}}}}
+	if got := r.ask("parts"); got != "map[mig-1c.3g.71gb:6 mig-3g.71gb:2]" {
+		t.Error(got)
+	}
+	p := podWith("a", "nvidia.com/mig-1c.3g.71gb", 3)
+	if err := r.manager.Admit(p); err != nil {
+		t.Fatal(err)
+	}
+	if r.ask("all-disabled"); r.state != MIGPending {
+		t.Errorf("with a pod on three parts: %s", r.state)
+	}
+}
+
 // TestHeldCardsWait: a pod's card and a pod's slice stay; the others are changed, the event
 // says who is in the way, and all is done when it has ended.
 func TestHeldCardsWait(t *testing.T) {

@@ -1,19 +1,31 @@
 package gpus
 
 import (
+	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
+	"os"
+	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	core "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
+	"k8s.io/apimachinery/pkg/types"
 
 	"orch/agent/devices"
+	"orch/agent/host"
 	"orch/api"
+	"orch/gpu/cdi"
+	"orch/gpu/device"
+	"orch/gpu/mps"
 	"orch/gpu/share"
+	"orch/runtime/engine"
 )
 
 // partOf is a pod that wants so much of one card.
@@ -117,5 +129,254 @@ func TestTheSchedulersParts(t *testing.T) {
 	}
 	if s := r.manager.Status("a")["main"]; s[0].Resources[0].Health != core.ResourceHealthStatusUnhealthy {
 		t.Errorf("%+v", s)
+	}
+}
+
+// guarded is a rig with what keeps shares; limits notes what the driver was told.
+func guarded(t *testing.T, machine string, s share.Config, alter func(*Guard)) *rig {
+	t.Helper()
+	r := newRig(t, machine, s)
+	guard := Guard{Holdings: func() []devices.Holding { return r.manager.Holdings() }, Processes: func(_ context.Context, cards ...string) ([]device.Process, error) {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		return slices.DeleteFunc(slices.Clone(r.processes), func(p device.Process) bool { return !slices.Contains(cards, p.UUID) }), nil
+	}}
+	if alter != nil {
+		alter(&guard)
+	}
+	r.config.Guard = guard
+	return r
+}
+
+func condition(r *rig, uid types.UID) string {
+	c := r.manager.Conditions(uid)
+	if len(c) == 0 {
+		return ""
+	}
+	return fmt.Sprintf("%s %s %s: %s", c[0].Type, c[0].Status, c[0].Reason, c[0].Message)
+}
+
+func env(e host.DeviceEdits, name string) string {
+	for _, v := range e.Env {
+		if v.Name == name {
+			return v.Value
+		}
+	}
+	return ""
+}
+
+// TestLadder: the strongest means that there is keeps a share, and the condition says which.
+func TestLadder(t *testing.T) {
+	all := func(r *rig, can bool) {
+		r.machine = r.machine.Clone()
+		for i := range r.machine.GPUs {
+			r.machine.GPUs[i].MemoryLimits = can
+		}
+	}
+	t.Run("watchdog", func(t *testing.T) {
+		r := guarded(t, "h100-8", share.Config{}, nil)
+		e, err := r.edits(t, partOf("a", 3000, 30))
+		if err != nil || env(e, "CUDA_DEVICE_MEMORY_LIMIT_0") != "3000m" || env(e, "CUDA_DEVICE_SM_LIMIT") != "30" || len(e.Made) > 0 {
+			t.Errorf("%+v %v", e.Env, err)
+		}
+		card := r.machine.GPUs[0].UUID
+		if got := condition(r, "a"); got != "orch.io/GPUShareEnforced True Watchdog: main has 3000 MiB and 30 % of the multiprocessors of "+card+": a container that uses more memory is ended; the multiprocessors are counted when cards are chosen, and not kept" {
+			t.Error(got)
+		}
+		if _, err := r.edits(t, podWith("whole", share.GPU, 1)); err != nil || condition(r, "whole") != "" {
+			t.Errorf("a whole card is no share: %s %v", condition(r, "whole"), err)
+		}
+	})
+	t.Run("driver", func(t *testing.T) {
+		var told []string
+		var answer error
+		r := guarded(t, "h100-8", share.Config{}, func(g *Guard) {
+			g.Limit = func(_ context.Context, card, cgroup string, bytes uint64) error {
+				told = append(told, fmt.Sprint(cgroup, " ", bytes>>20))
+				return answer
+			}
+		})
+		all(r, true)
+		e, err := r.edits(t, partOf("a", 3000, 0))
+		if err != nil || len(e.Made) != 1 || !strings.Contains(condition(r, "a"), "True Driver: main has 3000 MiB of") {
+			t.Fatalf("%+v %v %s", e, err, condition(r, "a"))
+		}
+		if err := e.Made[0](t.Context(), "/sys/fs/cgroup/x"); err != nil || strings.Join(told, ",") != "/sys/fs/cgroup/x 3000" {
+			t.Error(told, err)
+		}
+		answer = errors.New("no permission")
+		if err := e.Made[0](t.Context(), "/x"); err == nil || !strings.Contains(err.Error(), "limiting the memory of GPU") {
+			t.Error("a container runs without its limit:", err)
+		}
+		// The function is there, the card does not do it: the next rung.
+		answer = &device.Problem{Code: device.CodeNotSupported, Text: "Not Supported"}
+		if err := e.Made[0](t.Context(), "/x"); err != nil || !strings.Contains(condition(r, "a"), "True Watchdog") {
+			t.Error(err, condition(r, "a"))
+		}
+	})
+	t.Run("MIG", func(t *testing.T) {
+		r := guarded(t, "h200-mig", share.Config{MIG: share.Mixed}, nil)
+		d := r.machine.GPUs[0].MIGDevices()[0]
+		if _, err := r.edits(t, podWith("a", share.MIGResource(d.Profile), 1)); err != nil || !strings.Contains(condition(r, "a"), "True MIG: main has ") {
+			t.Error(err, condition(r, "a"))
+		}
+	})
+	t.Run("time slices", func(t *testing.T) {
+		r := guarded(t, "h100-8", share.Config{Method: share.TimeSlicing, Resources: []share.Replication{{Name: share.GPU, As: share.GPU, Replicas: 4}}}, nil)
+		if _, err := r.edits(t, podWith("a", share.GPU, 1)); err != nil || !strings.Contains(condition(r, "a"), "False None: main has 20389 MiB and 25 % of the multiprocessors of") {
+			t.Error(err, condition(r, "a"))
+		}
+	})
+	t.Run("nobody can tell", func(t *testing.T) {
+		r := guarded(t, "h100-8", share.Config{}, func(g *Guard) { g.Processes = nil })
+		if _, err := r.edits(t, partOf("a", 3000, 0)); err != nil || !strings.Contains(condition(r, "a"), "False None") {
+			t.Error(err, condition(r, "a"))
+		}
+	})
+}
+
+// TestWatchdog: who uses more than its share for two looks is ended, by name and number;
+// neighbours, processes of the host and short excesses are not.
+func TestWatchdog(t *testing.T) {
+	r := guarded(t, "h100-8", share.Config{}, nil)
+	for _, p := range []*core.Pod{partOf("greedy", 3000, 0), partOf("modest", 3000, 0)} {
+		if _, err := r.edits(t, p); err != nil {
+			t.Fatal(err)
+		}
+	}
+	card := r.machine.GPUs[0].UUID
+	containers := map[int]string{1: "g", 2: "g", 3: "m", 4: ""}
+	uses := func(mib ...uint64) {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		r.processes = nil
+		for i, n := range mib {
+			r.processes = append(r.processes, device.Process{PID: i + 1, UUID: card, Kind: device.ProcessCompute, UsedBytes: new(n << 20)})
+		}
+	}
+	var ended []string
+	w := watchdog{GPUs: r.GPUs, over: map[string]int{}, Keeping: Keeping{
+		ContainerOf: func(pid int) string { return containers[pid] },
+		Container: func(id string) (types.UID, string, bool) {
+			return map[string]types.UID{"g": "greedy", "m": "modest"}[id], "main", true
+		},
+		End: func(uid types.UID, id, reason, message string) {
+			ended = append(ended, fmt.Sprintf("%s %s %s: %s", uid, id, reason, message))
+		},
+	}}
+	for _, look := range []struct {
+		mib  []uint64
+		want string
+	}{
+		{[]uint64{1500, 1600, 3100, 50000}, ""}, // rounding and a little more is allowed
+		{[]uint64{3000, 900, 3000, 50000}, ""},  // once is no offence
+		{[]uint64{1000, 900, 3000, 50000}, ""},  // it gave it back
+		{[]uint64{3000, 900, 3000, 50000}, ""},  //
+		{[]uint64{3000, 901, 3000, 50000}, "greedy g GPUMemoryLimitExceeded: container main used 3901 MiB of GPU " + card + ", its share is 3000 MiB (process 1)"},
+		{[]uint64{3000, 901, 3000, 50000}, ""}, // it is told once
+	} {
+		ended = nil
+		uses(look.mib...)
+		w.look(t.Context())
+		if got := strings.Join(ended, "; "); got != look.want {
+			t.Errorf("%v: %s, want %s", look.mib, got, look.want)
+		}
+	}
+}
+
+// TestKeepIsIdle: without shares nobody is asked.
+func TestKeepIsIdle(t *testing.T) {
+	asked := make(chan struct{}, 100)
+	r := guarded(t, "h100-8", share.Config{}, func(g *Guard) {
+		g.Processes = func(context.Context, ...string) ([]device.Process, error) { asked <- struct{}{}; return nil, nil }
+	})
+	if _, err := r.edits(t, podWith("whole", share.GPU, 1)); err != nil {
+		t.Fatal(err)
+	}
+	ready, released := make(chan struct{}), make(chan struct{}, 1)
+	close(ready)
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error)
+	go func() { done <- r.Keep(ctx, Keeping{Ready: ready, Released: released}) }()
+	select {
+	case <-asked:
+		t.Error("the driver is asked though nobody shares")
+	case <-time.After(lookEvery * 3 / 2):
+	}
+	if _, err := r.edits(t, partOf("a", 3000, 0)); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case <-asked:
+	case <-time.After(5 * lookEvery):
+		t.Error("the driver is not asked though somebody shares")
+	}
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}
+
+// TestMPSOfReplicas: with sharing.mps a container gets its daemon before it starts, and the
+// daemon goes with the last client.
+func TestMPSOfReplicas(t *testing.T) {
+	bin, dir := t.TempDir(), t.TempDir()
+	if out, err := exec.Command("go", "build", "-o", filepath.Join(bin, "usr/bin", mps.Name), "orch/gpu/mps/standin").CombinedOutput(); err != nil {
+		t.Fatalf("%v %s", err, out)
+	}
+	var r *rig
+	d, err := mps.New(mps.Config{Program: func() (mps.Program, error) { return r.MPSProgram() }, Dir: dir, Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error)
+	go func() { done <- d.Run(ctx) }()
+	left := func() int { entries, _ := os.ReadDir(dir); return len(entries) }
+	t.Cleanup(func() { // whatever fails, no process stays
+		_ = d.Want(nil)
+		for end := time.Now().Add(10 * time.Second); left() > 0 && time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
+		}
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+	r = guarded(t, "h100-8", share.Config{Method: share.MPS, OneOnly: true, Resources: []share.Replication{{Name: share.GPU, As: share.GPU, Replicas: 4}}}, func(g *Guard) { g.MPS = d })
+	r.config.Files = func(m device.Machine) (cdi.Files, error) {
+		return cdi.Files{Version: m.Driver.Version, Arch: "amd64", Root: bin, Others: []cdi.File{{Path: "/usr/bin/" + mps.Name, Of: cdi.Compute}}}, nil
+	}
+	p := podWith("a", share.GPU, 1)
+	e, err := r.edits(t, p)
+	if err != nil || env(e, "CUDA_MPS_PIPE_DIRECTORY") != mps.TargetPipe || !slices.ContainsFunc(e.Mounts, func(m engine.Mount) bool { return m.Target == "/dev/shm" && !m.ReadOnly }) {
+		t.Fatalf("%+v %v", e, err)
+	}
+	s := d.Status()
+	if len(s) != 1 || !s[0].Ready || s[0].ThreadPercent != 25 || s[0].MemoryMiB[0] != 20389 {
+		t.Errorf("%+v", s)
+	}
+	if got := condition(r, "a"); !strings.Contains(got, "True MPS: main has 20389 MiB and 25 % of the multiprocessors") {
+		t.Error(got)
+	}
+	if c := r.Conditions(); len(c) != 1 || c[0].Type != "GPUMPSReady" || c[0].Status != core.ConditionTrue {
+		t.Errorf("%+v", c)
+	}
+	shm := podWith("b", share.GPU, 1)
+	shm.Spec.Containers[0].VolumeMounts = []core.VolumeMount{{Name: "big", MountPath: "/dev/shm/"}}
+	if _, err := r.edits(t, shm); err == nil || !strings.Contains(err.Error(), "mounts the volume big at /dev/shm, where clients of MPS meet their server") {
+		t.Error(err)
+	}
+	for _, uid := range []types.UID{"a", "b"} {
+		if err := r.manager.Release(uid); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := r.wantMPS(); err != nil {
+		t.Fatal(err)
+	}
+	for end := time.Now().Add(10 * time.Second); left() > 0 || len(r.Conditions()) > 0; time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("the daemon outlives its last client")
+		}
 	}
 }

@@ -76,6 +76,31 @@ type mountedPod struct {
 	pod *core.Pod
 	// volumes by name, with what they were last made from.
 	volumes map[string]content
+	gate    *gate
+}
+
+// gate keeps what is on its way to the disk from arriving after an unmount.
+type gate struct {
+	mu   sync.Mutex // held while something is written
+	shut bool
+}
+
+// errUnmounted: the pod's volumes are gone, and nobody waits for them.
+var errUnmounted = errors.New("its pod was unmounted meanwhile")
+
+func (g *gate) through(write func() error) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.shut {
+		return errUnmounted
+	}
+	return write()
+}
+
+func (g *gate) close() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.shut = true
 }
 
 // New checks the configuration.
@@ -98,7 +123,7 @@ func New(c Config) (*Volumes, error) {
 // Mount makes every volume of the pod available; see host.Volumes.
 func (v *Volumes) Mount(ctx context.Context, pod *core.Pod) (map[string]host.Mounted, error) {
 	out := make(map[string]host.Mounted, len(pod.Spec.Volumes))
-	m := &mountedPod{pod: pod, volumes: map[string]content{}}
+	m := &mountedPod{pod: pod, volumes: map[string]content{}, gate: &gate{}}
 	for i := range pod.Spec.Volumes {
 		vol := &pod.Spec.Volumes[i]
 		if vol.Image != nil {
@@ -133,11 +158,14 @@ func (v *Volumes) mount(ctx context.Context, m *mountedPod, vol *core.Volume) (h
 	if !ok {
 		return host.Mounted{}, fmt.Errorf("this node has no storage for volumes of type %s", sourceName(vol))
 	}
-	dir, err := v.objectDir(m.pod, vol)
+	var dir string
+	err = m.gate.through(func() (err error) {
+		if dir, err = v.objectDir(m.pod, vol); err == nil {
+			_, err = write(dir, c.files, fsGroup(m.pod))
+		}
+		return err
+	})
 	if err != nil {
-		return host.Mounted{}, err
-	}
-	if _, err := write(dir, c.files, fsGroup(m.pod)); err != nil {
 		return host.Mounted{}, err
 	}
 	m.volumes[vol.Name] = c.withoutFiles()
@@ -173,7 +201,7 @@ func (v *Volumes) renew(ctx context.Context, uid types.UID) error {
 	if m == nil {
 		return nil
 	}
-	next := &mountedPod{pod: v.current(m.pod), volumes: map[string]content{}}
+	next := &mountedPod{pod: v.current(m.pod), volumes: map[string]content{}, gate: m.gate}
 	var errs []error
 	for i := range next.pod.Spec.Volumes {
 		vol := &next.pod.Spec.Volumes[i]
@@ -206,9 +234,13 @@ func (v *Volumes) renew(ctx context.Context, uid types.UID) error {
 func (v *Volumes) Unmount(ctx context.Context, uid types.UID) error {
 	v.follower.drop(uid)
 	v.mu.Lock()
+	m := v.pods[uid]
 	delete(v.pods, uid)
 	v.forgetCredentialsLocked(uid)
 	v.mu.Unlock()
+	if m != nil {
+		m.gate.close()
+	}
 	dir := v.podDir(uid)
 	if uid == "" || strings.Contains(string(uid), "/") {
 		return fmt.Errorf("unmounting volumes: %q is no pod UID", uid)

@@ -29,6 +29,8 @@ type fixture struct {
 	c      *client.Client
 	tokens int
 	clock  time.Time
+	// asked, where there is one, is told of a request for a token, which waits for another word.
+	asked chan struct{}
 }
 
 type podFields struct{}
@@ -47,6 +49,10 @@ func newFixture(t *testing.T) *fixture {
 		t.Fatal(err)
 	}
 	r.SetSub(api.ServiceAccounts.Facts, "token", func(_ context.Context, _ registry.Request, _ api.Object, body runtime.Object) (runtime.Object, error) {
+		if f.asked != nil {
+			f.asked <- struct{}{}
+			<-f.asked
+		}
 		f.tokens++
 		q := body.(*authn.TokenRequest)
 		q.Status = authn.TokenRequestStatus{Token: fmt.Sprintf("token-%d", f.tokens), ExpirationTimestamp: metav1.NewTime(f.clock.Add(time.Hour))}
@@ -217,6 +223,32 @@ func TestTokensBelongToWhoUsesThem(t *testing.T) {
 		if got := fmt.Sprintf("%s %d:%d", st.Mode(), sys.Uid, sys.Gid); got != tt.want {
 			t.Errorf("%s: %s, want %s", p.Name, got, tt.want)
 		}
+	}
+}
+
+// TestUnmountDuringRenewal: a volume that is being renewed while its pod is unmounted is not
+// there again afterwards.
+func TestUnmountDuringRenewal(t *testing.T) {
+	f := newFixture(t)
+	f.create(&core.ServiceAccount{ObjectMeta: meta("default")}, api.ServiceAccounts.Facts)
+	p := pod("p", core.Volume{Name: "v", VolumeSource: core.VolumeSource{Projected: &core.ProjectedVolumeSource{Sources: []core.VolumeProjection{
+		{ServiceAccountToken: &core.ServiceAccountTokenProjection{Path: "token"}}}}}})
+	f.mustMount(p)
+	f.mu.Lock()
+	f.clock, f.asked = f.clock.Add(50*time.Minute), make(chan struct{})
+	f.mu.Unlock()
+	renewed := make(chan error, 1)
+	go func() { renewed <- f.renew(t.Context(), p.UID) }()
+	<-f.asked
+	if err := f.Unmount(t.Context(), p.UID); err != nil {
+		t.Fatal(err)
+	}
+	f.asked <- struct{}{}
+	if err := <-renewed; err != nil {
+		t.Errorf("renewing what is gone failed: %v", err)
+	}
+	if _, err := os.Stat(filepath.Join(f.podDir(p.UID), "volumes")); !os.IsNotExist(err) {
+		t.Errorf("the volumes are there again: %v", err)
 	}
 }
 

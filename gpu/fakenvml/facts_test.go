@@ -204,7 +204,9 @@ func (b box) partition(i int, uuidOfCard string, c card) *device.MIG {
 			return !slices.ContainsFunc(m.Instances, func(g device.GPUInstance) bool { return g.Placement.Overlaps(p) })
 		})
 		index := len(m.Instances)
-		m.Instances = append(m.Instances, instance(uuidOfCard, i, index, kind, kind.Placements[at]))
+		made := instance(uuidOfCard, i, kind, kind.Placements[at])
+		made.Compute[0].Index = index
+		m.Instances = append(m.Instances, made)
 	}
 	return m
 }

@@ -71,19 +71,36 @@ func Take(rec device.Recording, n int) device.Recording {
 func giCapMinor(gpuMinor, gi int) int     { return 3 + gpuMinor*15*9 + gi*9 }
 func ciCapMinor(gpuMinor, gi, ci int) int { return giCapMinor(gpuMinor, gi) + 1 + ci }
 
-// instance makes a GPU instance with one compute instance that takes all of it.
-func instance(card string, minor, index int, kind device.Profile, at device.Placement) device.GPUInstance {
+// instance makes a GPU instance with compute instances of so many slices; without parts,
+// with one that takes all of it.
+func instance(card string, minor int, kind device.Profile, at device.Placement, parts ...int) device.GPUInstance {
 	// The driver numbers instances by where they start, and by size from the top.
 	gi := at.Start + map[int]int{1: 7, 2: 3, 4: 1, 8: 0}[at.Size]
-	h := sha256.Sum256(fmt.Append(nil, card, "/", gi, "/", kind.Name))
-	uuid := fmt.Sprintf("MIG-%x-%x-%x-%x-%x", h[0:4], h[4:6], h[6:8], h[8:10], h[10:16])
-	profile := 0
-	for _, c := range kind.Compute {
-		if c.Slices == kind.Slices {
-			profile = c.ID
-		}
+	out := device.GPUInstance{ID: gi, ProfileID: kind.ID, Placement: at, CapMinor: new(giCapMinor(minor, gi))}
+	if len(parts) == 0 {
+		parts = []int{kind.Slices}
 	}
-	return device.GPUInstance{ID: gi, ProfileID: kind.ID, Placement: at, CapMinor: new(giCapMinor(minor, gi)),
-		Compute: []device.ComputeInstance{{ID: 0, ProfileID: profile, Slices: kind.Slices, UUID: uuid, Index: index,
-			MemoryBytes: new(kind.MemoryMiB << 20), Attributes: kind.Attributes, CapMinor: new(ciCapMinor(minor, gi, 0))}}}
+	for ci, n := range parts {
+		c := device.ComputeInstance{ID: ci, Slices: n, UUID: migUUID(card, gi, ci, kind.Name), Index: ci,
+			MemoryBytes: new(kind.MemoryMiB << 20), Attributes: kind.Attributes, CapMinor: new(ciCapMinor(minor, gi, ci))}
+		for _, k := range kind.Compute {
+			if k.Slices == n {
+				c.ProfileID = k.ID
+				if k.Multiprocessors > 0 {
+					c.Attributes.Multiprocessors = new(k.Multiprocessors)
+				}
+			}
+		}
+		out.Compute = append(out.Compute, c)
+	}
+	return out
+}
+
+func migUUID(card string, gi, ci int, profile string) string {
+	name := fmt.Append(nil, card, "/", gi, "/", profile)
+	if ci > 0 {
+		name = fmt.Append(name, "/", ci)
+	}
+	h := sha256.Sum256(name)
+	return fmt.Sprintf("MIG-%x-%x-%x-%x-%x", h[0:4], h[4:6], h[6:8], h[8:10], h[10:16])
 }

@@ -132,8 +132,8 @@ func (p *Player) SetMIGMode(ctx context.Context, card string, on bool) (active b
 }
 
 // CreateInstance makes a GPU instance of the profile at that placement (nil: the first
-// free one) with one compute instance that takes all of it.
-func (p *Player) CreateInstance(ctx context.Context, card string, profileID int, at *device.Placement) (made device.GPUInstance, err error) {
+// free one) with compute instances of so many slices; without parts, with one that takes all of it.
+func (p *Player) CreateInstance(ctx context.Context, card string, profileID int, at *device.Placement, parts ...int) (made device.GPUInstance, err error) {
 	err = p.change(ctx, "CreateInstance", card, func(g *device.GPU) error {
 		kind, ok := g.MIG.Profile(profileID)
 		if !g.MIG.Enabled() || !ok {
@@ -153,11 +153,14 @@ func (p *Player) CreateInstance(ctx context.Context, card string, profileID int,
 		if len(free) == 0 || same >= kind.Instances || slicesUsed+kind.Slices > 7 {
 			return problem("CreateInstance", device.CodeInsufficientResource, "Insufficient Resources")
 		}
+		if !divides(kind, parts) {
+			return problem("CreateComputeInstance", device.CodeInsufficientResource, "Insufficient Resources")
+		}
 		minor := g.Index
 		if g.Minor != nil {
 			minor = *g.Minor
 		}
-		made = instance(g.UUID, minor, 0, kind, free[0])
+		made = instance(g.UUID, minor, kind, free[0], parts...)
 		g.MIG.Instances = append(g.MIG.Instances, made)
 		renumber(g.MIG)
 		for _, gi := range g.MIG.Instances {
@@ -165,12 +168,26 @@ func (p *Player) CreateInstance(ctx context.Context, card string, profileID int,
 				made = gi
 			}
 		}
-		id := made.Compute[0].UUID
 		all := float64(kind.MemoryMiB << 20)
-		p.figures[id] = device.Figures{UUID: id, Values: map[device.Figure]float64{device.FBTotalBytes: all, device.FBFreeBytes: all, device.FBUsedBytes: 0, device.FBReservedBytes: 0}}
+		for _, ci := range made.Compute {
+			p.figures[ci.UUID] = device.Figures{UUID: ci.UUID, Values: map[device.Figure]float64{device.FBTotalBytes: all, device.FBFreeBytes: all, device.FBUsedBytes: 0, device.FBReservedBytes: 0}}
+		}
 		return nil
 	})
 	return made, err
+}
+
+// divides tells whether a GPU instance offers such compute instances beside each other.
+func divides(kind device.Profile, parts []int) bool {
+	sum, of := 0, map[int]int{}
+	for _, n := range parts {
+		sum += n
+		of[n]++
+		if !slices.ContainsFunc(kind.Compute, func(c device.ComputeProfile) bool { return c.Slices == n && of[n] <= c.Instances }) {
+			return false
+		}
+	}
+	return sum <= kind.Slices
 }
 
 // DestroyInstance removes a GPU instance and its compute instances; one that a process

@@ -117,15 +117,17 @@ func (s formSpec) parse() (out Spec, err error) {
 	return out, err
 }
 
-// profileName refuses what cannot be a profile: "<n>g.<m>gb" and what follows.
+// profileName refuses what cannot be a profile: "<n>g.<m>gb" and what follows, "<n>c." in front of
+// it for a compute instance that takes only a part.
 func profileName(name string) error {
-	if before, rest, ok := strings.Cut(name, "c."); ok && digits(before) && strings.Contains(rest, "g.") {
-		return fmt.Errorf("mig-devices.%s: compute instances that take only a part of their GPU instance cannot be asked for; use %s", name, rest)
-	}
-	g, rest, ok := strings.Cut(name, "g.")
+	of, part := split(name)
+	g, rest, ok := strings.Cut(of, "g.")
 	gb, _, okGB := strings.Cut(rest, "gb")
 	if !ok || !okGB || !digits(g) || !digits(gb) {
-		return fmt.Errorf("mig-devices.%s: it is no profile; one looks like 1g.10gb", name)
+		return fmt.Errorf("mig-devices.%s: it is no profile; one looks like 1g.10gb or 1c.2g.20gb", name)
+	}
+	if all, err := strconv.Atoi(g); of != name && (err != nil || part < 1 || part > all) {
+		return fmt.Errorf("mig-devices.%s: it takes %d of %s slices", name, part, g)
 	}
 	return nil
 }

@@ -56,7 +56,7 @@ func do(p *fakenvml.Player, card string, s Step) (err error) {
 	case Destroy:
 		err = p.DestroyInstance(ctx, card, s.GI)
 	case Create:
-		_, err = p.CreateInstance(ctx, card, s.Profile.ID, &s.At)
+		_, err = p.CreateInstance(ctx, card, s.Profile.ID, &s.At, s.Parts...)
 	}
 	return err
 }
@@ -207,6 +207,57 @@ func TestInstancesThatFitAreKept(t *testing.T) {
 	}
 }
 
+// TestPartsOfInstances: compute instances that take a part of their GPU instance share it with
+// others, as few GPU instances as it takes, from whatever the layout before was.
+func TestPartsOfInstances(t *testing.T) {
+	p, m := load(t, "h200")
+	card := m.GPUs[0].UUID
+	for _, tc := range []struct {
+		devices   map[string]int
+		instances int
+	}{
+		{map[string]int{"1c.2g.35gb": 2}, 1}, {map[string]int{"1c.2g.35gb": 3}, 2}, {map[string]int{"2g.35gb": 3}, 3},
+		{map[string]int{"1c.3g.71gb": 1, "2c.3g.71gb": 1, "3g.71gb": 1}, 2}, {map[string]int{"1c.7g.141gb": 7}, 1},
+		{map[string]int{"2c.4g.71gb": 1, "1c.4g.71gb": 2, "1c.3g.71gb": 3}, 2}, {map[string]int{"1g.18gb": 7}, 7},
+	} {
+		want := Layout{true, tc.devices}
+		if why := apply(t, p, card, want, nil); why != "" {
+			t.Fatalf("%s: %s", want, why)
+		}
+		now, err := p.Machine(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := counts(now.GPUs[0]); !maps.Equal(got, tc.devices) || len(now.GPUs[0].MIG.Instances) != tc.instances {
+			t.Errorf("%s: %v in %d GPU instances, want %d", want, got, len(now.GPUs[0].MIG.Instances), tc.instances)
+		}
+	}
+	// A part that is held keeps its GPU instance as it is.
+	apply(t, p, card, Layout{true, map[string]int{"1c.2g.35gb": 2, "1g.18gb": 2}}, nil)
+	now, _ := p.Machine(t.Context())
+	var held Held
+	for _, d := range now.GPUs[0].MIGDevices() {
+		if d.Profile == "1c.2g.35gb" {
+			held = Held{d.UUID: "pod a/b"}
+		}
+	}
+	if why := apply(t, p, card, Layout{true, map[string]int{"2g.35gb": 1}}, held); why != "pod a/b holds the MIG device 2g.35gb of GPU 0, which is not wanted" {
+		t.Errorf("held: %q", why)
+	}
+	if why := apply(t, p, card, Layout{true, map[string]int{"1c.2g.35gb": 2, "3g.71gb": 1}}, held); why != "" {
+		t.Errorf("beside a held one: %q", why)
+	}
+	for devices, want := range map[string]string{"3c.7g.141gb": "", "5c.7g.141gb": "7g.141gb has no compute instance of 5 slices", "1c.1g.5gb": "there is no profile 1g.5gb"} {
+		_, err := wantedOf(now.GPUs[0].MIG, Layout{true, map[string]int{devices: 1}})
+		if (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v", devices, err)
+		}
+	}
+	if _, err := wantedOf(now.GPUs[0].MIG, Layout{true, map[string]int{"1c.7g.141gb": 8}}); err == nil || !strings.Contains(err.Error(), "it holds 1 of 7g.141gb at most, not 2") {
+		t.Error(err)
+	}
+}
+
 func TestFile(t *testing.T) {
 	f, err := Parse([]byte(`
 version: v1
@@ -241,7 +292,8 @@ func TestRefused(t *testing.T) {
 		"version: v1\nmig-configs: {a: [{devices: all, mig-enabled: true}]}":                               "mig-devices: it is required where mig-enabled is true",
 		"version: v1\nmig-configs: {a: [{devices: all, mig-enabled: false, mig-devices: {1g.5gb: 1}}]}":    "mig-devices: there are none where mig-enabled is false",
 		"version: v1\nmig-configs: {a: [{devices: all, mig-enabled: true, mig-devices: {big: 1}}]}":        "mig-devices.big: it is no profile",
-		"version: v1\nmig-configs: {a: [{devices: all, mig-enabled: true, mig-devices: {1c.3g.20gb: 1}}]}": "use 3g.20gb",
+		"version: v1\nmig-configs: {a: [{devices: all, mig-enabled: true, mig-devices: {4c.3g.20gb: 1}}]}": "it takes 4 of 3 slices",
+		"version: v1\nmig-configs: {a: [{devices: all, mig-enabled: true, mig-devices: {0c.3g.20gb: 1}}]}": "it takes 0 of 3 slices",
 		"version: v1\nmig-configs: {a: [{devices: all, mig-enabled: true, mig-devices: {1g.5gb: -1}}]}":    "mig-devices.1g.5gb: -1, it may be 0 to 8",
 		"version: v1\nmig-configs: {a: [{device-filter: h100, devices: all, mig-enabled: false}]}":         `device-filter: "h100", it must be a PCI id`,
 		"version: v1\nmig-configs: {a: [{devices: all, mig-enabled: false, other: 1}]}":                    `unknown field`,

@@ -26,9 +26,11 @@ type Step struct {
 	Op Op
 	// GI is the instance to destroy.
 	GI int
-	// Profile and At are what to create, and where.
+	// Profile and At are what to create, and where; Parts the slices of its compute
+	// instances, nil for one over all of it.
 	Profile device.Profile
 	At      device.Placement
+	Parts   []int
 }
 
 // Plan is what must change on a card. With nothing to do and nothing in the way, the card
@@ -95,26 +97,34 @@ func (p Plan) mode(g device.GPU, on bool, held Held) Plan {
 	return p
 }
 
-// item is an instance, present or wanted.
-type item struct {
-	profile device.Profile
-	at      device.Placement
-	gi      int
-	who     string // who holds it
-	odd     bool   // not one compute instance over all of it: it fits no wish
+// want is a GPU instance as it should be.
+type want struct {
+	device.Profile
+	// parts are the slices of its compute instances, the largest first; usually one over all.
+	parts []int
 }
 
+// item is an instance, present or wanted.
+type item struct {
+	want
+	at  device.Placement
+	gi  int
+	who string // who holds it
+}
+
+func (i item) is(w want) bool { return i.ID == w.ID && slices.Equal(i.parts, w.parts) }
+
 // layout keeps as many instances as possible.
-func (p Plan) layout(g device.GPU, wanted []device.Profile, held Held) (Plan, error) {
+func (p Plan) layout(g device.GPU, wanted []want, held Held) (Plan, error) {
 	var fixed, idle []item
 	rest := slices.Clone(wanted)
 	for _, i := range present(g.MIG, held) {
-		at := slices.IndexFunc(rest, func(w device.Profile) bool { return w.ID == i.profile.ID })
+		at := slices.IndexFunc(rest, i.is)
 		switch {
 		case i.who == "":
 			idle = append(idle, i)
-		case i.odd || at < 0:
-			p.Blocked = fmt.Sprintf("%s holds the MIG device %s of GPU %d, which is not wanted", i.who, i.profile.Name, g.Index)
+		case at < 0:
+			p.Blocked = fmt.Sprintf("%s holds the MIG device %s of GPU %d, which is not wanted", i.who, i.Name, g.Index)
 			return p, nil
 		default:
 			rest = slices.Delete(rest, at, at+1)
@@ -125,7 +135,7 @@ func (p Plan) layout(g device.GPU, wanted []device.Profile, held Held) (Plan, er
 	if !ok {
 		var who []string
 		for _, i := range fixed {
-			who = append(who, fmt.Sprintf("%s holds %s", i.who, i.profile.Name))
+			who = append(who, fmt.Sprintf("%s holds %s", i.who, i.Name))
 		}
 		p.Blocked = fmt.Sprintf("GPU %d has no room for the rest where its instances lie: %s", g.Index, strings.Join(who, ", "))
 		return p, nil
@@ -142,20 +152,34 @@ func (p Plan) layout(g device.GPU, wanted []device.Profile, held Held) (Plan, er
 		}
 	}
 	for _, i := range made {
-		p.Steps = append(p.Steps, Step{Op: Create, Profile: i.profile, At: i.at})
+		p.Steps = append(p.Steps, i.create())
 	}
 	return p, nil
+}
+
+// create is the step that makes it.
+func (i item) create() Step {
+	s := Step{Op: Create, Profile: i.Profile, At: i.at}
+	if len(i.parts) > 1 || i.parts[0] != i.Slices {
+		s.Parts = i.parts
+	}
+	return s
 }
 
 func present(m *device.MIG, held Held) []item {
 	var out []item
 	for _, gi := range m.Instances {
-		k, ok := m.Profile(gi.ProfileID)
-		i := item{profile: k, at: gi.Placement, gi: gi.ID, odd: !ok || len(gi.Compute) != 1}
+		k, _ := m.Profile(gi.ProfileID) // one that is unknown fits no wish
+		i := item{want: want{Profile: k}, at: gi.Placement, gi: gi.ID}
 		for _, ci := range gi.Compute {
-			i.odd = i.odd || ci.Slices > 0 && ci.Slices != k.Slices
+			n := ci.Slices
+			if n == 0 && len(gi.Compute) == 1 {
+				n = k.Slices // the driver does not say
+			}
+			i.parts = append(i.parts, n)
 			i.who = cmp.Or(i.who, held[ci.UUID])
 		}
+		slices.SortFunc(i.parts, func(a, b int) int { return b - a })
 		out = append(out, i)
 	}
 	return out
@@ -163,7 +187,7 @@ func present(m *device.MIG, held Held) []item {
 
 // choose finds the largest set of idle instances, as bits, that can stay beside what is
 // fixed and what is made; a card has seven at most.
-func choose(fixed, idle []item, rest []device.Profile) (keep uint, made []item, ok bool) {
+func choose(fixed, idle []item, rest []want) (keep uint, made []item, ok bool) {
 	sets := make([]uint, 1<<len(idle))
 	for i := range sets {
 		sets[i] = uint(i)
@@ -175,8 +199,8 @@ func choose(fixed, idle []item, rest []device.Profile) (keep uint, made []item, 
 			if set&(1<<n) == 0 {
 				continue
 			}
-			at := slices.IndexFunc(left, func(w device.Profile) bool { return w.ID == i.profile.ID })
-			if fits = fits && !i.odd && at >= 0; !fits {
+			at := slices.IndexFunc(left, i.is)
+			if fits = at >= 0; !fits {
 				break
 			}
 			around, left = append(around, i), slices.Delete(left, at, at+1)
@@ -191,62 +215,37 @@ func choose(fixed, idle []item, rest []device.Profile) (keep uint, made []item, 
 	return 0, nil, false
 }
 
-// place finds places for profiles beside what is there, the largest first.
-func place(around []item, profiles []device.Profile) ([]item, bool) {
+// place finds places for instances beside what is there, the largest first.
+func place(around []item, wanted []want) ([]item, bool) {
 	slots := 0
 	for _, i := range around {
-		slots += i.profile.Slices
+		slots += i.Slices
 	}
-	for _, p := range profiles {
-		slots += p.Slices
+	for _, w := range wanted {
+		slots += w.Slices
 	}
 	if slots > totalSlices {
 		return nil, false
 	}
-	return fit(around, nil, profiles)
+	return fit(around, nil, wanted)
 }
 
-// fit tries the places of the first profile, and those of the others for each.
-func fit(around, made []item, profiles []device.Profile) ([]item, bool) {
-	if len(profiles) == 0 {
+// fit tries the places of the first, and those of the others for each.
+func fit(around, made []item, wanted []want) ([]item, bool) {
+	if len(wanted) == 0 {
 		return made, true
 	}
-	p := profiles[0]
-	for _, at := range p.Placements {
+	w := wanted[0]
+	for _, at := range w.Placements {
 		taken := func(i item) bool { return i.at.Overlaps(at) }
 		if slices.ContainsFunc(around, taken) || slices.ContainsFunc(made, taken) {
 			continue
 		}
-		if out, ok := fit(around, append(slices.Clip(made), item{profile: p, at: at}), profiles[1:]); ok {
+		if out, ok := fit(around, append(slices.Clip(made), item{want: w, at: at}), wanted[1:]); ok {
 			return out, true
 		}
 	}
 	return nil, false
-}
-
-// wantedOf lists the profiles of a layout one by one, the largest first.
-func wantedOf(m *device.MIG, l Layout) ([]device.Profile, error) {
-	var out []device.Profile
-	for name, n := range l.Devices {
-		p, ok := m.ProfileNamed(name)
-		if !ok {
-			var have []string
-			for _, p := range m.Profiles {
-				have = append(have, p.Name)
-			}
-			return nil, fmt.Errorf("there is no profile %s, but %s", name, strings.Join(have, ", "))
-		}
-		if n > p.Instances {
-			return nil, fmt.Errorf("it holds %d of %s at most, not %d", p.Instances, name, n)
-		}
-		for range n {
-			out = append(out, p)
-		}
-	}
-	slices.SortFunc(out, func(a, b device.Profile) int {
-		return cmp.Or(cmp.Compare(size(b), size(a)), cmp.Compare(b.Slices, a.Slices), strings.Compare(a.Name, b.Name))
-	})
-	return out, nil
 }
 
 func size(p device.Profile) int {
@@ -257,6 +256,6 @@ func size(p device.Profile) int {
 }
 
 // placeable tells whether the places of all are known.
-func placeable(profiles []device.Profile) bool {
-	return !slices.ContainsFunc(profiles, func(p device.Profile) bool { return len(p.Placements) == 0 })
+func placeable(wanted []want) bool {
+	return !slices.ContainsFunc(wanted, func(p want) bool { return len(p.Placements) == 0 })
 }

@@ -135,10 +135,10 @@ func (c *Client) SetMIGMode(ctx context.Context, card string, on bool) (active b
 }
 
 // CreateInstance makes a GPU instance of the profile at that placement (nil: where the
-// driver likes) with one compute instance that takes all of it.
-func (c *Client) CreateInstance(ctx context.Context, card string, profileID int, at *device.Placement) (device.GPUInstance, error) {
+// driver likes) with compute instances of so many slices; without parts, with one that takes all of it.
+func (c *Client) CreateInstance(ctx context.Context, card string, profileID int, at *device.Placement, parts ...int) (device.GPUInstance, error) {
 	var gi device.GPUInstance
-	err := c.call(ctx, card, wire.Request{Op: wire.OpCreate, UUID: card, Profile: profileID, At: at}, &gi)
+	err := c.call(ctx, card, wire.Request{Op: wire.OpCreate, UUID: card, Profile: profileID, At: at, Parts: parts}, &gi)
 	return gi, err
 }
 

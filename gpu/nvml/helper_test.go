@@ -218,6 +218,16 @@ func TestInstancesAreMadeAndRemoved(t *testing.T) {
 		t.Errorf("without a compute instance: %v", err)
 	}
 	does(t, steer, "nvmlGpuInstanceCreateComputeInstance", "")
+	if _, err := c.CreateInstance(t.Context(), "GPU-fake-1", 19, &device.Placement{Start: 5, Size: 1}, 1, 2); code(err) != device.CodeNotFound {
+		t.Errorf("compute instances that there are not: %v", err)
+	}
+	part, err := c.CreateInstance(t.Context(), "GPU-fake-1", 19, &device.Placement{Start: 5, Size: 1}, 1)
+	if err != nil || len(part.Compute) != 1 { // the place is free: what failed was taken back
+		t.Errorf("made %+v, %v", part, err)
+	}
+	if err := c.DestroyInstance(t.Context(), "GPU-fake-1", part.ID); err != nil {
+		t.Error(err)
+	}
 	if err := c.DestroyInstance(t.Context(), "GPU-fake-1", gi.ID); err != nil {
 		t.Error(err)
 	}

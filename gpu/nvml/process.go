@@ -1,7 +1,6 @@
 package nvml
 
 import (
-	"bufio"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -95,21 +94,15 @@ func explain(err error) error {
 
 // read hands the lines on until the helper's output ends, then waits for its end.
 func (p *process) read(out io.Reader, deliver func(device.Event)) {
-	lines := bufio.NewScanner(out)
-	lines.Buffer(nil, wire.MaxLine)
-	for lines.Scan() {
-		var l wire.Line
-		if err := json.Unmarshal(lines.Bytes(), &l); err != nil {
-			fmt.Fprintf(p.stderr, "a line that is no JSON: %v\n", err)
-			break
-		}
+	err := wire.Read(out, func(l wire.Line) {
 		if l.Event != nil {
 			deliver(*l.Event)
-			continue
+			return
 		}
 		p.replies <- l // one call at a time: there is room for its reply
-	}
-	if lines.Err() != nil {
+	})
+	if err != nil { // else it would wait for questions, and we for its end
+		fmt.Fprintf(p.stderr, "reading its answer: %v\n", err)
 		_ = p.cmd.Process.Kill() // it may be gone already
 	}
 	_ = p.cmd.Wait() // how it ended is in ProcessState

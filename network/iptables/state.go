@@ -35,17 +35,33 @@ func parseState(save []byte) state {
 			table = rules.Table(line[1:])
 		case strings.HasPrefix(line, ":"):
 			name, _, _ := strings.Cut(line[1:], " ")
-			s.chains[rules.ID{Table: table, Name: name}] = 0
+			s.chains[rules.ID{Table: table, Name: name}] += 0 // known, also without rules
 		case strings.HasPrefix(line, "-A "):
 			name, rest, _ := strings.Cut(line[3:], " ")
 			s.chains[rules.ID{Table: table, Name: name}]++
-			if i := strings.LastIndex(rest, "-j "); i >= 0 {
-				target, _, _ := strings.Cut(rest[i+3:], " ")
+			if target := targetOf(rest); target != "" {
 				s.jumps[jumpKey{table, name, target}] = true
 			}
 		}
 	}
 	return s
+}
+
+// targetOf is where a rule jumps to, "" if it only counts. What stands in quotes is a comment.
+func targetOf(rule string) string {
+	quoted := false
+	for i := 0; i < len(rule); i++ {
+		switch {
+		case quoted && rule[i] == '\\':
+			i++ // what it escapes
+		case rule[i] == '"':
+			quoted = !quoted
+		case !quoted && strings.HasPrefix(rule[i:], "-j ") && (i == 0 || rule[i-1] == ' '):
+			target, _, _ := strings.Cut(rule[i+3:], " ")
+			return target
+		}
+	}
+	return ""
 }
 
 // repair is the batch that mends what is missing of rs.

@@ -2,6 +2,7 @@ package controllers_test
 
 import (
 	"fmt"
+	"maps"
 	"strings"
 	"testing"
 	"time"
@@ -248,7 +249,8 @@ func TestPodsOfNodesThatAreGoneGo(t *testing.T) {
 func TestWrittenEndpointsAreMirrored(t *testing.T) {
 	c := start(t)
 	make_(c, api.Services, &core.Service{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "db"}, Spec: core.ServiceSpec{ClusterIP: "None", Ports: []core.ServicePort{{Name: "sql", Port: 5432}}}})
-	make_(c, api.Endpoints, &core.Endpoints{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "db"}, Subsets: []core.EndpointSubset{{
+	make_(c, api.Endpoints, &core.Endpoints{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "db", Annotations: map[string]string{
+		"example.com/a": "1", core.LastAppliedConfigAnnotation: "{}", core.EndpointsLastChangeTriggerTime: "2026-01-01T00:00:00Z"}}, Subsets: []core.EndpointSubset{{
 		Addresses: []core.EndpointAddress{{IP: "192.0.2.1"}}, NotReadyAddresses: []core.EndpointAddress{{IP: "192.0.2.2"}},
 		Ports: []core.EndpointPort{{Name: "sql", Port: 5432, Protocol: core.ProtocolTCP}}}}})
 	mirrored := func() []*discovery.EndpointSlice {
@@ -262,6 +264,17 @@ func TestWrittenEndpointsAreMirrored(t *testing.T) {
 		}
 		return ""
 	})
+	annotated := func(want map[string]string) {
+		c.await(func() string {
+			if s := mirrored(); len(s) != 1 || !maps.Equal(s[0].Annotations, want) {
+				return fmt.Sprintf("%+v", s)
+			}
+			return ""
+		})
+	}
+	annotated(map[string]string{"example.com/a": "1"})
+	edit(c, api.Endpoints, "default", "db", func(e *core.Endpoints) { e.Annotations = map[string]string{"example.com/b": "2"} })
+	annotated(map[string]string{"example.com/b": "2"})
 	if err := client.Delete(c.ctx, c, api.Endpoints, "default", "db", metav1.DeleteOptions{}); err != nil {
 		t.Fatal(err)
 	}

@@ -33,16 +33,26 @@ func (r *Registry) Client(u User) *client.Client {
 	return &client.Client{Transport: l, Cache: l}
 }
 
+// ClientAs is Client of a part that is known by another name than its user's.
+func (r *Registry) ClientAs(u User, manager string) *client.Client {
+	l := &local{r: r, user: u, agent: manager}
+	return &client.Client{Transport: l, Cache: l}
+}
+
 // OwnClient is Client for what the server needs to start: see Request.Own.
 func (r *Registry) OwnClient(u User) *client.Client {
 	l := &local{r: r, user: u, agent: agentOf(u), own: true}
 	return &client.Client{Transport: l, Cache: l}
 }
 
-// agentOf names the field manager of a component: its user without the prefix.
+// agentOf names the field manager of a component, as upstream's is known: its user without
+// the prefix, mostly.
 func agentOf(u User) string {
-	if strings.HasPrefix(u.Name, api.UserNodePrefix) {
+	switch {
+	case strings.HasPrefix(u.Name, api.UserNodePrefix):
 		return "kubelet"
+	case u.Name == api.ServerUser:
+		return "kube-apiserver"
 	}
 	return strings.TrimPrefix(u.Name, "system:")
 }

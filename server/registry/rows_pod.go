@@ -6,6 +6,7 @@ import (
 	core "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"orch/api"
 	"orch/server/columns"
@@ -23,7 +24,7 @@ func podRow() Resource {
 		Grace:         podGrace,
 		Subs: map[string]Sub[core.Pod]{
 			"ephemeralcontainers": {Prepare: onlyEphemeralContainers, Validate: validate.PodEphemeralContainers},
-			"resize":              {Prepare: onlyResources, Validate: validate.PodResize},
+			"resize":              {Prepare: onlyResources, Validate: validateResize},
 		},
 		FieldNames: []string{"spec.nodeName", "spec.restartPolicy", "spec.schedulerName", "spec.serviceAccountName", "spec.hostNetwork",
 			"status.phase", "status.podIP", "status.nominatedNodeName"},
@@ -153,6 +154,19 @@ func onlyEphemeralContainers(o, old *core.Pod) {
 	old.DeepCopyInto(o)
 	o.Spec.EphemeralContainers, o.ResourceVersion = wanted, version
 	defaults.Pod(o)
+}
+
+// validateResize also keeps the pod in its class: cgroups and evictions go by it.
+func validateResize(o, old *core.Pod) validate.Errors {
+	errs := validate.PodResize(o, old)
+	class := old.Status.QOSClass
+	if class == "" {
+		class = defaults.QOS(old)
+	}
+	if defaults.QOS(o) != class {
+		errs = append(errs, field.Invalid(field.NewPath("spec"), o.Status.QOSClass, "Pod QOS Class may not change as a result of resizing"))
+	}
+	return errs
 }
 
 // onlyResources keeps the containers' resources and resize policies and the

@@ -1,7 +1,6 @@
 package rest
 
 import (
-	"bytes"
 	"context"
 	"net"
 	"net/http"
@@ -59,7 +58,7 @@ func (w *world) assault(t *testing.T, from, to uint64) {
 }
 
 // sweep removes what the requests left behind.
-func (w *world) sweep(t *testing.T) {
+func (w *world) sweep(t testing.TB) {
 	c := w.registry.Client(registry.User{Name: "sweeper"})
 	for _, r := range w.registry.Resources() {
 		if r.Computed || r.SameAs != nil || r.Facts == api.Namespaces.Facts {
@@ -117,27 +116,4 @@ func TestHostileCorpus(t *testing.T) {
 		i := strings.Index(text, "panic")
 		t.Errorf("a handler panicked: %.4000s", text[max(0, i-200):])
 	}
-}
-
-func FuzzRequest(f *testing.F) {
-	for n := range uint64(200) {
-		if r := hostile.Make(corpusSeed, n); len(r.Raw) < 10_000 {
-			f.Add(r.Raw)
-		}
-	}
-	w := newWorld(f, nil)
-	f.Fuzz(func(t *testing.T, raw []byte) {
-		if !bytes.Contains(raw, []byte("\r\n\r\n")) {
-			return // no whole head: net/http's to refuse
-		}
-		s := w.sender()
-		defer s.Close()
-		code, err := s.Send(hostile.Request{Raw: raw, Short: true})
-		if err != nil || !fits(code) {
-			t.Errorf("%d %v", code, err)
-		}
-		if strings.Contains(w.log.String(), "panic") {
-			t.Fatal("a handler panicked")
-		}
-	})
 }

@@ -45,9 +45,10 @@ const (
 	entrySize  = 24
 	littleEnd  = 2
 	hwcapIndex = 1 << 62 // the entry's hwcap is an index into an extension that we do not carry over
-	// maxEntries and maxBytes bound what an image may have us read.
+	// These bound what an image may have us read, and hold: names may overlap.
 	maxEntries = 1 << 16
 	maxBytes   = 16 << 20
+	maxName    = 4096
 )
 
 // ErrForm says that b is no cache of a known form.
@@ -78,6 +79,7 @@ func Parse(b []byte) ([]Entry, error) {
 		return nil, fmt.Errorf("%w: cut off", ErrForm)
 	}
 	out := make([]Entry, 0, n)
+	held := 0
 	for i := range n {
 		raw := b[header+i*entrySize:]
 		e := Entry{Flags: int32(binary.LittleEndian.Uint32(raw)), OSVersion: binary.LittleEndian.Uint32(raw[12:]), HWCap: binary.LittleEndian.Uint64(raw[16:])}
@@ -86,6 +88,9 @@ func Parse(b []byte) ([]Entry, error) {
 		e.Path, ok2 = text(b, binary.LittleEndian.Uint32(raw[8:]))
 		if !ok1 || !ok2 {
 			return nil, fmt.Errorf("%w: entry %d has no name", ErrForm, i)
+		}
+		if held += len(e.Name) + len(e.Path); held > maxBytes {
+			return nil, fmt.Errorf("%w: its names are longer than %d bytes", ErrForm, maxBytes)
 		}
 		if e.HWCap&hwcapIndex == 0 {
 			out = append(out, e)
@@ -98,7 +103,7 @@ func text(b []byte, at uint32) (string, bool) {
 	if int64(at) >= int64(len(b)) {
 		return "", false
 	}
-	n := bytes.IndexByte(b[at:], 0)
+	n := bytes.IndexByte(b[at:min(int(at)+maxName, len(b))], 0)
 	if n < 0 {
 		return "", false
 	}

@@ -3,7 +3,6 @@
 package main
 
 import (
-	"bufio"
 	"encoding/json"
 	"flag"
 	"fmt"
@@ -71,15 +70,9 @@ func serve(libraries, without []string, in io.Reader, out io.Writer) error {
 // read hands the requests over. When the agent is gone the process ends at once, in
 // the middle of a call if need be: nobody waits for it, and it holds device nodes.
 func read(in io.Reader, to chan<- wire.Request) {
-	lines := bufio.NewScanner(in)
-	lines.Buffer(nil, wire.MaxLine)
-	for lines.Scan() {
-		var r wire.Request
-		if err := json.Unmarshal(lines.Bytes(), &r); err != nil {
-			fmt.Fprintln(os.Stderr, "helper: reading a request:", err)
-			os.Exit(1)
-		}
-		to <- r
+	if err := wire.Read(in, func(r wire.Request) { to <- r }); err != nil {
+		fmt.Fprintln(os.Stderr, "helper: reading a request:", err)
+		os.Exit(1)
 	}
 	os.Exit(0)
 }

@@ -182,9 +182,9 @@ func (c *card) setMIGMode(on bool) (bool, *device.Problem) {
 	return now == mode, nil
 }
 
-// create makes a GPU instance and one compute instance over all of it; if the second
-// fails the first is taken back.
-func (c *card) create(profile int, at *device.Placement) (device.GPUInstance, *device.Problem) {
+// create makes a GPU instance and its compute instances; if one of these fails all is
+// taken back.
+func (c *card) create(profile int, at *device.Placement, parts []int) (device.GPUInstance, *device.Problem) {
 	var out device.GPUInstance
 	if bad := c.need("nvmlDeviceCreateGpuInstance", "nvmlGpuInstanceGetInfo", "nvmlGpuInstanceGetComputeInstanceProfileInfo", "nvmlGpuInstanceCreateComputeInstance", "nvmlGpuInstanceDestroy"); bad != nil {
 		return out, bad
@@ -199,9 +199,9 @@ func (c *card) create(profile int, at *device.Placement) (device.GPUInstance, *d
 		gi.Destroy()
 		return out, failed("nvmlGpuInstanceGetInfo", ret)
 	}
-	if bad := fill(gi); bad != nil {
-		if ret := gi.Destroy(); ret != nvml.SUCCESS {
-			bad.Text += "; taking the GPU instance back: " + ret.Error()
+	if bad := fill(gi, parts); bad != nil {
+		if again := c.destroy(int(v.Id)); again != nil {
+			bad.Text += "; taking the GPU instance back: " + again.Error()
 		}
 		return out, bad
 	}
@@ -223,10 +223,26 @@ func (c *card) createAt(info *nvml.GpuInstanceProfileInfo, at *device.Placement)
 	return gi, symbol, ret
 }
 
-// fill makes the largest compute instance that the GPU instance offers.
-func fill(gi nvml.GpuInstance) *device.Problem {
-	bad := &device.Problem{Op: "nvmlGpuInstanceGetComputeInstanceProfileInfo", Code: device.CodeNotFound, Text: "the GPU instance offers no compute instance"}
+// fill makes the compute instances of so many slices; without parts the largest that the GPU instance offers.
+func fill(gi nvml.GpuInstance, parts []int) *device.Problem {
+	if len(parts) == 0 {
+		return makePart(gi, 0)
+	}
+	for _, n := range parts {
+		if bad := makePart(gi, n); bad != nil {
+			return bad
+		}
+	}
+	return nil
+}
+
+// makePart makes one of n slices; 0 is the largest.
+func makePart(gi nvml.GpuInstance, n int) *device.Problem {
+	bad := &device.Problem{Op: "nvmlGpuInstanceGetComputeInstanceProfileInfo", Code: device.CodeNotFound, Text: "the GPU instance offers no such compute instance"}
 	for _, k := range slices.Backward(computeKinds) {
+		if n > 0 && k.slices != n {
+			continue
+		}
 		info, ret := gi.GetComputeInstanceProfileInfo(k.index, nvml.COMPUTE_INSTANCE_ENGINE_PROFILE_SHARED)
 		if ret != nvml.SUCCESS {
 			continue

@@ -164,7 +164,7 @@ func (s *session) answer(r wire.Request, w *output) (any, *device.Problem) {
 	case wire.OpMIGMode:
 		return c.setMIGMode(r.On)
 	case wire.OpCreate:
-		return c.create(r.Profile, r.At)
+		return c.create(r.Profile, r.At, r.Parts)
 	case wire.OpDestroy:
 		return true, c.destroy(r.GI)
 	case wire.OpComputeMode:

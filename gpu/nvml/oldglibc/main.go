@@ -49,8 +49,14 @@ func rewrite(path string) error {
 	if err != nil {
 		return err
 	}
-	fmt.Printf("oldglibc: no version for %s\n", strings.Join(names, ", "))
+	if len(names) > 0 {
+		fmt.Printf("nvml helper: starts on glibc %s too; these functions now take any version: %s\n", text(newest), strings.Join(names, ", "))
+	}
 	return os.WriteFile(path, raw, 0o755)
+}
+
+func text(version []int) string {
+	return strings.Trim(strings.ReplaceAll(fmt.Sprint(version), " ", "."), "[]")
 }
 
 // global is VER_NDX_GLOBAL: a symbol without a version.

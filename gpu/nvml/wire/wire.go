@@ -9,13 +9,16 @@
 package wire
 
 import (
+	"bufio"
 	"encoding/json"
+	"fmt"
+	"io"
 
 	"orch/gpu/device"
 )
 
 // Version of this protocol. Both ends must have the same.
-const Version = 1
+const Version = 2
 
 // MaxLine bounds a line of either direction: a card with all profiles is 10 kB.
 const MaxLine = 4 << 20
@@ -32,7 +35,7 @@ const (
 	OpProcesses    Op = "processes"     // UUID -> []device.Process
 	OpWatch        Op = "watch"         // events flow from now on
 	OpMIGMode      Op = "mig-mode"      // UUID, On -> bool: it took effect
-	OpCreate       Op = "mig-create"    // UUID, Profile, At -> device.GPUInstance
+	OpCreate       Op = "mig-create"    // UUID, Profile, At, Parts -> device.GPUInstance
 	OpDestroy      Op = "mig-destroy"   // UUID, GI
 	OpComputeMode  Op = "compute-mode"  // UUID, Mode
 	OpMemoryLimits Op = "memory-limits" // UUID, Namespace, RequestBytes, LimitBytes
@@ -49,6 +52,7 @@ type Request struct {
 	Mode         string            `json:"mode,omitempty"`
 	Profile      int               `json:"profile,omitempty"`
 	At           *device.Placement `json:"at,omitempty"`
+	Parts        []int             `json:"parts,omitempty"` // slices of the compute instances; none: one over all
 	GI           int               `json:"gi,omitempty"`
 	Namespace    string            `json:"namespace,omitempty"`
 	RequestBytes uint64            `json:"requestBytes,omitempty"`
@@ -76,4 +80,19 @@ type System struct {
 	Driver  device.Driver `json:"driver"`
 	Count   int           `json:"count"`
 	Missing []string      `json:"missing,omitempty"`
+}
+
+// Read hands on each line of r until r ends. A line that is no JSON, or too long, is an
+// error: what comes behind it cannot be trusted.
+func Read[T any](r io.Reader, each func(T)) error {
+	lines := bufio.NewScanner(r)
+	lines.Buffer(nil, MaxLine)
+	for lines.Scan() {
+		var v T
+		if err := json.Unmarshal(lines.Bytes(), &v); err != nil {
+			return fmt.Errorf("a line that is no JSON: %w", err)
+		}
+		each(v)
+	}
+	return lines.Err()
 }

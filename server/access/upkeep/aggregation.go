@@ -3,6 +3,7 @@ package upkeep
 import (
 	"cmp"
 	"context"
+	"encoding/json"
 	"slices"
 
 	rbac "k8s.io/api/rbac/v1"
@@ -10,6 +11,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/types"
 
 	"orch/api"
 	"orch/api/client"
@@ -43,15 +45,27 @@ func aggregation(d Deps) reconcile.Spec {
 			if equality.Semantic.DeepEqual(rules, r.Rules) {
 				return reconcile.Result{}, nil
 			}
-			n := r.DeepCopy()
-			n.Rules = rules
-			_, err = client.Update(ctx, c, api.ClusterRoles, n)
+			err = applyRules(ctx, c, r.Name, rules)
 			if apierrors.IsNotFound(err) {
 				err = nil
 			}
 			return reconcile.Result{}, err
 		},
 	}
+}
+
+// applyRules owns the rules and nothing else of the role, so that whoever applies it can leave
+// them out.
+func applyRules(ctx context.Context, c *client.Client, name string, rules []rbac.PolicyRule) error {
+	body, err := json.Marshal(map[string]any{
+		"apiVersion": rbac.SchemeGroupVersion.String(), "kind": api.ClusterRoles.Kind, "metadata": map[string]string{"name": name}, "rules": rules,
+	})
+	if err != nil {
+		return err
+	}
+	t := client.Target{Kind: api.ClusterRoles.Facts, Name: name}
+	_, err = c.Patch(ctx, t, types.ApplyPatchType, body, metav1.PatchOptions{FieldManager: "clusterrole-aggregation-controller", Force: new(true)})
+	return err
 }
 
 // sum is pure: the rules of all roles that one of the selectors takes, by name,

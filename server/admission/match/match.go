@@ -132,7 +132,7 @@ func (r *Request) meets(n *admission.NamedRuleWithOperations, f *api.Facts) bool
 			resource, s, _ := strings.Cut(text, "/")
 			return (resource == "*" || resource == f.Plural) && (s == "*" || s == sub)
 		}) &&
-		(len(n.ResourceNames) == 0 || slices.Contains(n.ResourceNames, r.A.Name))
+		(len(n.ResourceNames) == 0 || slices.Contains(n.ResourceNames, r.Name()))
 }
 
 func anyOf(list []string, s string) bool {

@@ -60,6 +60,15 @@ func (m *Matcher) Request(a *registry.Attributes) *Request {
 	return &Request{A: a, m: m, made: map[*api.Facts]*View{}}
 }
 
+// Name is the object's as the request has it: whoever deletes a collection names none, and
+// each object of it is shown without, as upstream does.
+func (r *Request) Name() string {
+	if r.A.Verb == "deletecollection" {
+		return ""
+	}
+	return r.A.Name
+}
+
 // Changed forgets the views: the object is another now.
 func (r *Request) Changed() { clear(r.made) }
 
@@ -160,7 +169,7 @@ func (v *View) Review() *admissionv1.AdmissionRequest {
 	out := &admissionv1.AdmissionRequest{
 		Kind: metav1.GroupVersionKind(v.Kind), Resource: metav1.GroupVersionResource(v.As.GVR()), SubResource: a.Subresource,
 		RequestKind: new(metav1.GroupVersionKind(a.Kind())), RequestResource: new(metav1.GroupVersionResource(a.Resource.GVR())), RequestSubResource: a.Subresource,
-		Name: a.Name, Namespace: v.request.Namespace(), Operation: admissionv1.Operation(a.Operation), DryRun: &a.DryRun,
+		Name: v.request.Name(), Namespace: v.request.Namespace(), Operation: admissionv1.Operation(a.Operation), DryRun: &a.DryRun,
 		UserInfo: authn.UserInfo{Username: a.User.Name, UID: a.User.UID, Groups: a.User.Groups},
 	}
 	if len(a.User.Extra) > 0 {

@@ -25,7 +25,20 @@ func (c *controller) doMirror(ctx context.Context, key reconcile.Key) (reconcile
 	if !mirrored(s, e) {
 		return reconcile.Result{}, c.act(ctx, plan{remove: existing})
 	}
-	return reconcile.Result{}, c.act(ctx, makePlan(c.frame(e, api.Endpoints.Facts, e.Labels), fromEndpoints(e), existing))
+	f := c.frame(e, api.Endpoints.Facts, e.Labels)
+	f.meta.Annotations = mirrorAnnotations(e.Annotations)
+	return reconcile.Result{}, c.act(ctx, makePlan(f, fromEndpoints(e), existing))
+}
+
+// mirrorAnnotations are all but those that speak of the Endpoints as such.
+func mirrorAnnotations(from map[string]string) map[string]string {
+	out := map[string]string{}
+	for k, v := range from {
+		if k != core.EndpointsLastChangeTriggerTime && k != core.LastAppliedConfigAnnotation {
+			out[k] = v
+		}
+	}
+	return out
 }
 
 // mirrored tells whether the Endpoints are a user's, for a service without a selector.

@@ -43,7 +43,9 @@ func (p *plan) stamp(at time.Time) {
 
 // frame is what all slices of one owner have in common.
 type frame struct {
-	meta metav1.ObjectMeta // namespace, generateName, labels, annotations, owner
+	// meta is namespace, generateName, labels, owner, and annotations: nil if those that a
+	// slice has stay as they are.
+	meta metav1.ObjectMeta
 }
 
 // desired groups the endpoints of a service's pods. zone gives a node's zone.
@@ -268,11 +270,14 @@ func (f frame) slice(g group, endpoints []discovery.Endpoint) *discovery.Endpoin
 
 // fits tells whether the slice's metadata is as wanted.
 func (f frame) fits(s *discovery.EndpointSlice) bool {
-	return maps.Equal(s.Labels, f.meta.Labels) && equality.Semantic.DeepEqual(s.OwnerReferences, f.meta.OwnerReferences)
+	return maps.Equal(s.Labels, f.meta.Labels) && (f.meta.Annotations == nil || maps.Equal(s.Annotations, f.meta.Annotations)) && equality.Semantic.DeepEqual(s.OwnerReferences, f.meta.OwnerReferences)
 }
 
-// onto puts the frame's labels and owner on existing metadata.
+// onto puts the frame's labels, annotations and owner on existing metadata.
 func (f frame) onto(m metav1.ObjectMeta) metav1.ObjectMeta {
 	m.Labels, m.OwnerReferences = f.meta.Labels, f.meta.OwnerReferences
+	if f.meta.Annotations != nil {
+		m.Annotations = f.meta.Annotations
+	}
 	return m
 }
