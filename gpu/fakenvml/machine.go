@@ -74,8 +74,8 @@ func ciCapMinor(gpuMinor, gi, ci int) int { return giCapMinor(gpuMinor, gi) + 1 
 // instance makes a GPU instance with compute instances of so many slices; without parts,
 // with one that takes all of it.
 func instance(card string, minor int, kind device.Profile, at device.Placement, parts ...int) device.GPUInstance {
-	// The driver numbers instances by where they start, and by size from the top.
-	gi := at.Start + map[int]int{1: 7, 2: 3, 4: 1, 8: 0}[at.Size]
+	// The driver numbers instances by size from the top, and of one size by where they start.
+	gi := map[int]int{1: 7, 2: 3, 4: 1, 8: 0}[at.Size] + at.Start/at.Size
 	out := device.GPUInstance{ID: gi, ProfileID: kind.ID, Placement: at, CapMinor: new(giCapMinor(minor, gi))}
 	if len(parts) == 0 {
 		parts = []int{kind.Slices}

@@ -99,3 +99,19 @@ func TestWatchTellsOfLostEvents(t *testing.T) {
 		t.Errorf("got %v", got)
 	}
 }
+
+// TestInstancesOfDifferentSizesHaveTheirOwnIDs: 2g at 2 and 3g at 4 were both number 5, so that
+// one was destroyed for the other.
+func TestInstancesOfDifferentSizesHaveTheirOwnIDs(t *testing.T) {
+	seen := map[int]device.Placement{}
+	for size, starts := range map[int][]int{1: {0, 1, 2, 3, 4, 5, 6}, 2: {0, 2, 4, 6}, 4: {0, 4}, 8: {0}} {
+		for _, start := range starts {
+			at := device.Placement{Start: start, Size: size}
+			id := instance("GPU-1", 0, device.Profile{Slices: 1}, at).ID
+			if other, taken := seen[id]; taken {
+				t.Errorf("%+v and %+v are both %d", at, other, id)
+			}
+			seen[id] = at
+		}
+	}
+}

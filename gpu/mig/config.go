@@ -4,7 +4,7 @@
 // change on a card (For). It is pure; agent/gpus does the steps. It refuses layouts that
 // no card could have, and never takes an instance away that somebody holds.
 //
-// Start reading at File and Wish, then Layout and For in plan.go.
+// Start reading at File and Wish, then Layout and For in plan.go; reshape.go plans for pods that wait.
 package mig
 
 import (
