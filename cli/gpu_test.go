@@ -231,3 +231,19 @@ type noPart struct{}
 
 func (noPart) AddFlags(*pflag.FlagSet)   {}
 func (noPart) Run(context.Context) error { return nil }
+
+// TestPartsAreShown: how much of a card each container has, and what keeps it within that.
+func TestPartsAreShown(t *testing.T) {
+	u := report.Unit{Holders: []report.Holder{
+		{Namespace: "ml", Pod: "chat", Container: "main", Share: "3000 MiB", Enforced: "Watchdog"}, {Namespace: "ml", Pod: "train", Container: "main", Share: "4000 MiB", Enforced: "Watchdog"},
+	}}
+	if s := sharing(u); s != "parts: 2" {
+		t.Error(s)
+	}
+	if s := heldBy(u, false); s != "ml/chat/main,ml/train/main" {
+		t.Error(s)
+	}
+	if s := heldBy(u, true); s != "ml/chat/main (3000 MiB, Watchdog),ml/train/main (4000 MiB, Watchdog)" {
+		t.Error(s)
+	}
+}

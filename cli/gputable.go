@@ -169,7 +169,7 @@ func statusTable(out io.Writer, nodes []report.Node, o gpuOptions) error {
 	fmt.Fprintln(w, strings.Join(head, "\t"))
 	var sick []string
 	for _, r := range rows(nodes) {
-		cells := []string{r.node, r.id, orDash(r.what), memoryOf(r.Unit), number(r.Utilisation, "%"), number(r.Temperature, "C"), r.Health, sharing(r.Unit), heldBy(r.Unit)}
+		cells := []string{r.node, r.id, orDash(r.what), memoryOf(r.Unit), number(r.Utilisation, "%"), number(r.Temperature, "C"), r.Health, sharing(r.Unit), heldBy(r.Unit, o.format == "wide")}
 		if o.format == "wide" {
 			cells = append(cells, orDash(r.Resource), number(r.PowerWatts, "W"), orDash(r.pci), orDash(r.driver), orDash(r.UUID))
 		}
@@ -206,7 +206,7 @@ func topTable(out io.Writer, nodes []report.Node, o gpuOptions) error {
 			share = fmt.Sprintf("%.0f%%", 100*float64(*r.UsedBytes)/float64(*r.MemoryBytes))
 		}
 		fmt.Fprintln(w, strings.Join([]string{r.node, r.id, orDash(r.what), number(r.Utilisation, "%"), memoryOf(r.Unit), share,
-			number(r.Temperature, "C"), number(r.PowerWatts, "W"), heldBy(r.Unit)}, "\t"))
+			number(r.Temperature, "C"), number(r.PowerWatts, "W"), heldBy(r.Unit, false)}, "\t"))
 	}
 	return w.Flush()
 }
@@ -250,13 +250,28 @@ func sharing(u report.Unit) string {
 	if u.Shares > 1 {
 		return fmt.Sprintf("%d of %d shares", len(u.Holders), u.Shares)
 	}
+	parts := 0
+	for _, h := range u.Holders {
+		if h.Share != "" {
+			parts++
+		}
+	}
+	if parts > 0 {
+		return fmt.Sprintf("parts: %d", parts)
+	}
 	return "-"
 }
 
-func heldBy(u report.Unit) string {
+// heldBy names containers; in full also what they have of the device and what keeps them
+// within that.
+func heldBy(u report.Unit, full bool) string {
 	var out []string
 	for _, h := range u.Holders {
-		if name := h.Namespace + "/" + h.Pod + "/" + h.Container; !slices.Contains(out, name) {
+		name := h.Namespace + "/" + h.Pod + "/" + h.Container
+		if full && h.Share != "" {
+			name += " (" + h.Share + ", " + h.Enforced + ")"
+		}
+		if !slices.Contains(out, name) {
 			out = append(out, name)
 		}
 	}

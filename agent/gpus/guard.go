@@ -14,6 +14,7 @@ import (
 	"orch/api"
 	"orch/gpu/alloc"
 	"orch/gpu/device"
+	"orch/gpu/metrics"
 	"orch/gpu/mps"
 	"orch/gpu/share"
 )
@@ -190,10 +191,40 @@ func (g *GPUs) PodConditions(held []devices.Holding) []core.PodCondition {
 	return []core.PodCondition{c}
 }
 
-// LevelOf says what keeps a container within its parts; empty for one that has none.
-func (g *GPUs) LevelOf(ids []string) share.Level {
+// levelOf says what keeps a container within its parts; empty for one that has none.
+func (g *GPUs) levelOf(ids []string) share.Level {
 	m := g.config.Look().Machine
 	return g.level(m, g.parts(m, ids))
+}
+
+// told is what one of a container's ids gives it in words, and what keeps it within that.
+func (g *GPUs) told(ids []string, id string) (amount, enforced string) {
+	m := g.config.Look().Machine
+	parts := g.parts(m, []string{id})
+	if len(parts) == 0 {
+		return "", ""
+	}
+	return parts[0].Amount.String(), string(g.level(m, g.parts(m, ids)))
+}
+
+// shares counts the containers that have parts of devices, and those that nothing keeps within them.
+func (g *GPUs) shares(held []devices.Holding) metrics.Shares {
+	var out metrics.Shares
+	for _, h := range held {
+		level := share.Level("")
+		if strings.HasPrefix(h.Name, share.Prefix) {
+			level = g.levelOf(h.IDs)
+		}
+		switch level {
+		case "":
+		case share.ByNothing:
+			out.Unenforced++
+			fallthrough
+		default:
+			out.All++
+		}
+	}
+	return out
 }
 
 // cutOf are the amounts that a container has, by card.
@@ -219,6 +250,6 @@ func (g *GPUs) hasCut() bool {
 
 // watched tells whether the watchdog is what keeps a container, or stands behind what does.
 func (g *GPUs) watched(ids []string) bool {
-	l := g.LevelOf(ids)
+	l := g.levelOf(ids)
 	return l == share.ByWatchdog || l == share.ByMPS
 }

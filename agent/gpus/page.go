@@ -76,7 +76,7 @@ func (p *Page) read(ctx context.Context) ([]byte, error) {
 	}
 	v := p.gpus.config.Look()
 	var b bytes.Buffer
-	if err := metrics.Write(&b, metrics.Sample{Machine: v.Machine, Figures: p.last, Hostname: p.hostname, Owners: p.owners, XIDs: v.XIDs, Usage: p.usage}); err != nil {
+	if err := metrics.Write(&b, metrics.Sample{Machine: v.Machine, Figures: p.last, Hostname: p.hostname, Owners: p.owners, XIDs: v.XIDs, Usage: p.usage, Shares: p.gpus.shares(p.holdings())}); err != nil {
 		return nil, err
 	}
 	p.page = b.Bytes()

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 
 	core "k8s.io/api/core/v1"
 
@@ -55,10 +56,14 @@ func (p *Page) holders(into map[string][]report.Holder) map[string]int64 {
 		if !(Extra{}).OwnsResource(core.ResourceName(h.Name)) {
 			continue
 		}
-		held[h.Name] += int64(len(h.IDs))
 		for _, id := range h.IDs {
 			uuid := alloc.DeviceOf(id)
-			into[uuid] = append(into[uuid], report.Holder{Namespace: h.Namespace, Pod: h.Pod, UID: string(h.UID), Container: h.Container, Resource: h.Name, Device: id})
+			if _, part := alloc.ParseShare(id); !part || !slices.ContainsFunc(into[uuid], func(o report.Holder) bool { return o.Resource == h.Name }) {
+				held[h.Name]++ // a card that several have parts of is one
+			}
+			holder := report.Holder{Namespace: h.Namespace, Pod: h.Pod, UID: string(h.UID), Container: h.Container, Resource: h.Name, Device: id}
+			holder.Share, holder.Enforced = p.gpus.told(h.IDs, id)
+			into[uuid] = append(into[uuid], holder)
 		}
 	}
 	return held

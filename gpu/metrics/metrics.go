@@ -31,6 +31,26 @@ type Sample struct {
 	XIDs map[string]XIDs
 	// Usage is what the account has added up.
 	Usage Usage
+	// Shares are those who have parts of devices.
+	Shares Shares
+}
+
+// Shares counts containers that have parts of devices, and of these those that nothing
+// keeps from taking more.
+type Shares struct{ All, Unenforced int }
+
+func (s Shares) appendTo(b []byte) []byte {
+	for _, family := range []struct {
+		name, help string
+		value      int
+	}{
+		{"orch_gpu_shares", "Containers that have a part of a GPU.", s.All},
+		{"orch_gpu_shares_unenforced", "Containers that have a part of a GPU and could take more of it.", s.Unenforced},
+	} {
+		b = appendHead(b, family.name, gauge, family.help)
+		b = append(strconv.AppendInt(append(append(b, family.name...), ' '), int64(family.value), 10), '\n')
+	}
+	return b
 }
 
 // XIDs are the errors that a card's driver reported.
@@ -130,7 +150,7 @@ func Write(w io.Writer, s Sample) error {
 		b = appendFamily(b, r, list, func(e *entity) (float64, bool) { return s.of(r, e) })
 	}
 	b = appendXIDCounts(b, s, list)
-	b = s.Usage.appendTo(b)
+	b = s.Shares.appendTo(s.Usage.appendTo(b))
 	_, err := w.Write(b)
 	return err
 }

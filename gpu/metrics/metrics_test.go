@@ -61,7 +61,7 @@ func TestPage(t *testing.T) {
 			t.Errorf("%s: %d lines for eight cards, one with two owners", r.name, len(f.Metric))
 		}
 	}
-	if missing == 0 && families["DCGM_EXP_XID_ERRORS_COUNT"] == nil || families["orch_gpu_namespace_seconds_total"] == nil || families["orch_gpu_allocated_idle_seconds_total"] == nil {
+	if missing == 0 && families["DCGM_EXP_XID_ERRORS_COUNT"] == nil || families["orch_gpu_namespace_seconds_total"] == nil || families["orch_gpu_allocated_idle_seconds_total"] == nil || families["orch_gpu_shares_unenforced"] == nil {
 		t.Error("families of ours are missing")
 	}
 }

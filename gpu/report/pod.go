@@ -7,6 +7,8 @@ import (
 	"strings"
 
 	core "k8s.io/api/core/v1"
+
+	"orch/gpu/share"
 )
 
 // prefix of the resources that are GPUs.
@@ -94,8 +96,12 @@ func unscheduled(c *Chain, p *core.Pod, asked map[string]int64, nodes []Node) {
 		return
 	}
 	c.add("placement", Bad, said, "look at the nodes below")
+	parts := share.Shares(p)
 	for _, n := range nodes {
 		for _, name := range names(asked) {
+			if share.Amounts(core.ResourceName(name)) || parts && name == share.GPU {
+				continue // of parts the scheduler says by card what is short
+			}
 			text, act := wants(n, name, asked[name])
 			if text != "" {
 				c.add("node "+n.Object.Name, Bad, text, act)

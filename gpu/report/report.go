@@ -102,6 +102,10 @@ type Holder struct {
 	Resource  string `json:"resource"`
 	// Device is the id in the ledger.
 	Device string `json:"device"`
+	// Share is how much of the device it has, in words, and Enforced what keeps it within
+	// that (gpu/share.Level); empty for a whole one.
+	Share    string `json:"share,omitempty"`
+	Enforced string `json:"enforced,omitempty"`
 }
 
 // Trouble is a unit that is not healthy; GI is -1 for the card.
