@@ -115,6 +115,6 @@ func podResources(c nodeConfig, cl *client.Client, m *devices.Manager, log *slog
 			}
 			return mine
 		},
-		Holdings: m.Holdings, Offer: m.Offer, Log: log,
+		Holdings: m.Holdings, Offer: m.Offer, Claims: m.ClaimsOf, Log: log,
 	})
 }

@@ -268,6 +268,12 @@ func heldBy(u report.Unit, full bool) string {
 	var out []string
 	for _, h := range u.Holders {
 		name := h.Namespace + "/" + h.Pod + "/" + h.Container
+		if h.Claim != "" {
+			name = "claim:" + h.Namespace + "/" + h.Claim
+			if h.Pod != "" {
+				name += "=" + strings.TrimSuffix(h.Pod+"/"+h.Container, "/")
+			}
+		}
 		if full && h.Share != "" {
 			name += " (" + h.Share + ", " + h.Enforced + ")"
 		}

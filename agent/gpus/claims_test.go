@@ -1,6 +1,7 @@
 package gpus
 
 import (
+	"context"
 	"slices"
 	"strings"
 	"testing"
@@ -8,6 +9,7 @@ import (
 	core "k8s.io/api/core/v1"
 	resource "k8s.io/api/resource/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
 
 	"orch/agent/devices"
 	"orch/agent/host"
@@ -131,5 +133,45 @@ func TestClaimIsPrepared(t *testing.T) {
 	parameter(c, `{"apiVersion":"resource.nvidia.com/v1beta1","kind":"GpuConfig","sharing":{}}`)
 	if _, err := driver.Prepare(t.Context(), c, known); err == nil || !strings.Contains(err.Error(), "device gpu-1: reading its parameters: sharing.strategy") {
 		t.Error(err)
+	}
+}
+
+// TestClaimsAreHolders: in the report, among what of a resource is held, and in the metrics' labels.
+func TestClaimsAreHolders(t *testing.T) {
+	r := newRig(t, "h200-mig", share.Config{MIG: share.Mixed})
+	c, list := claimed("gpu-0-mig-1g18gb-19-2", "gpu-0-mig-2g35gb-14-0")
+	list, err := Claims{r.GPUs}.Resolve(c, list)
+	if err != nil {
+		t.Fatal(err)
+	}
+	list[1].Admin = true
+	held := devices.Claim{UID: c.UID, Namespace: "ns", Name: "a", Drivers: map[string]devices.ClaimDriver{"gpu.nvidia.com": {Devices: list}},
+		Pods: map[types.UID]devices.ClaimPod{"p": {Name: "p", Containers: map[string][]devices.ClaimRequest{"x": {{Claim: "r"}}, "y": {{Claim: "r"}}}}}}
+	if _, err := r.manager.HoldClaim(held); err != nil {
+		t.Fatal(err)
+	}
+	var figures []device.Figures
+	for _, d := range r.machine.GPUs[0].MIGDevices() {
+		figures = append(figures, device.Figures{UUID: d.UUID, Values: map[device.Figure]float64{device.FBUsedBytes: 1 << 30}})
+	}
+	page := NewPage(r.GPUs, "node", func(context.Context) ([]device.Figures, error) { return figures, nil }, r.manager.Holdings)
+	got := page.Report(t.Context())
+	for _, res := range got.Resources {
+		if want := map[string]int64{"nvidia.com/mig-1g.18gb": 1}[res.Name]; res.Held != want {
+			t.Errorf("%d of %s are held, want %d", res.Held, res.Name, want)
+		}
+	}
+	for _, p := range got.Cards[0].Devices {
+		if p.UUID == list[0].Part && (len(p.Holders) != 2 || p.Holders[0].Claim != "a" || p.Holders[0].Name() != "ns/p (claim a)" || p.Holders[0].Resource != "nvidia.com/mig-1g.18gb") {
+			t.Errorf("holders are %+v", p.Holders)
+		}
+	}
+	text, err := page.read(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := `container="x",namespace="ns",pod="p",pod_uid="p",dra_claim_name="a",dra_claim_namespace="ns",dra_driver_name="gpu.nvidia.com",dra_pool_name="n1",dra_device_name="gpu-0-mig-1g18gb-19-2",dra_mig_profile="1g.18gb",dra_mig_device_uuid="` + list[0].Part + `"`
+	if !strings.Contains(string(text), want) || strings.Contains(string(text), `dra_device_name="gpu-0-mig-2g35gb-14-0"`) {
+		t.Errorf("the page has not %s:\n%s", want, text)
 	}
 }

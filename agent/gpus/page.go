@@ -96,9 +96,13 @@ func (p *Page) askLocked(ctx context.Context, now time.Time) error {
 	}
 	owners := map[string][]metrics.Owner{}
 	for _, h := range p.holdings() {
+		if h.Claim.Admin || h.Pod == "" { // nobody who computes on it
+			continue
+		}
 		for _, id := range h.IDs {
 			uuid := alloc.DeviceOf(id)
-			owners[uuid] = append(owners[uuid], metrics.Owner{Namespace: h.Namespace, Pod: h.Pod, UID: string(h.UID), Container: h.Container})
+			owners[uuid] = append(owners[uuid], metrics.Owner{Namespace: h.Namespace, Pod: h.Pod, UID: string(h.UID), Container: h.Container,
+				Claim: metrics.Claim{Name: h.Claim.Name, Driver: h.Claim.Driver, Pool: h.Claim.Pool, Device: h.Claim.Device}})
 		}
 	}
 	p.usage = p.usage.Add(p.last, figures, owners)

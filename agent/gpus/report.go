@@ -13,6 +13,7 @@ import (
 
 	core "k8s.io/api/core/v1"
 
+	"orch/api"
 	"orch/gpu/alloc"
 	"orch/gpu/device"
 	"orch/gpu/report"
@@ -34,6 +35,7 @@ func (p *Page) Report(ctx context.Context) report.Report {
 	}
 	held := p.holders(in.Holders)
 	in.Resources, in.Layout = p.gpus.resources(v, held, in.Offers)
+	countClaims(&in)
 	return report.Of(in)
 }
 
@@ -53,20 +55,41 @@ func (p *Page) fresh(ctx context.Context) ([]device.Figures, error) {
 func (p *Page) holders(into map[string][]report.Holder) map[string]int64 {
 	held := map[string]int64{}
 	for _, h := range p.holdings() {
-		if !(Extra{}).OwnsResource(core.ResourceName(h.Name)) {
+		if h.Claim.Driver != api.GPUDriver && !(Extra{}).OwnsResource(core.ResourceName(h.Name)) {
 			continue
 		}
 		for _, id := range h.IDs {
 			uuid := alloc.DeviceOf(id)
-			if _, part := alloc.ParseShare(id); !part || !slices.ContainsFunc(into[uuid], func(o report.Holder) bool { return o.Resource == h.Name }) {
+			_, part := alloc.ParseShare(id)
+			if !h.Claimed() && (!part || !slices.ContainsFunc(into[uuid], func(o report.Holder) bool { return o.Resource == h.Name })) {
 				held[h.Name]++ // a card that several have parts of is one
 			}
-			holder := report.Holder{Namespace: h.Namespace, Pod: h.Pod, UID: string(h.UID), Container: h.Container, Resource: h.Name, Device: id}
+			holder := report.Holder{Namespace: h.Namespace, Pod: h.Pod, UID: string(h.UID), Container: h.Container, Resource: h.Name, Device: id, Claim: h.Claim.Name, Admin: h.Claim.Admin}
 			holder.Share, holder.Enforced = p.gpus.told(h.IDs, id)
 			into[uuid] = append(into[uuid], holder)
 		}
 	}
 	return held
+}
+
+// countClaims counts what claims hold among the resource that each device is offered as.
+func countClaims(in *report.Input) {
+	for uuid, holders := range in.Holders {
+		offer, counted := in.Offers[uuid], false
+		for i := range holders {
+			h := &holders[i]
+			if h.Claim == "" {
+				continue
+			}
+			h.Resource = offer.Resource
+			for j := range in.Resources {
+				if r := &in.Resources[j]; r.Name == offer.Resource && !h.Admin && !counted {
+					r.Held += int64(offer.Shares)
+					counted = true
+				}
+			}
+		}
+	}
 }
 
 // resources says what is offered, and as what each device is.

@@ -44,7 +44,9 @@ type Config struct {
 	// Holdings and Offer are the ledger's.
 	Holdings func() []devices.Holding
 	Offer    func() map[string][]devices.Device
-	Log      *slog.Logger
+	// Claims are those that a pod uses.
+	Claims func(pod types.UID) []devices.Claim
+	Log    *slog.Logger
 }
 
 // Server answers.
@@ -55,7 +57,7 @@ type Server struct {
 
 // New checks the config.
 func New(c Config) (*Server, error) {
-	if c.Socket == "" || c.Pods == nil || c.Holdings == nil || c.Offer == nil || c.Log == nil {
+	if c.Socket == "" || c.Pods == nil || c.Holdings == nil || c.Offer == nil || c.Claims == nil || c.Log == nil {
 		return nil, errors.New("making the pod resources' server: a dependency is missing")
 	}
 	return &Server{config: c}, nil
@@ -149,8 +151,9 @@ func entries(name string, d devices.Device) []*api.ContainerDevices {
 
 // view is the ledger at one moment.
 type view struct {
-	held  map[holder][]devices.Holding
-	offer map[string]map[string]devices.Device
+	held   map[holder][]devices.Holding
+	offer  map[string]map[string]devices.Device
+	claims func(pod types.UID) []devices.Claim
 }
 
 type holder struct {
@@ -159,8 +162,11 @@ type holder struct {
 }
 
 func (s *Server) view() view {
-	v := view{held: map[holder][]devices.Holding{}, offer: map[string]map[string]devices.Device{}}
+	v := view{held: map[holder][]devices.Holding{}, offer: map[string]map[string]devices.Device{}, claims: s.config.Claims}
 	for _, h := range s.config.Holdings() {
+		if h.Claimed() {
+			continue
+		}
 		v.held[holder{h.UID, h.Container}] = append(v.held[holder{h.UID, h.Container}], h)
 	}
 	if len(v.held) == 0 {
@@ -196,6 +202,32 @@ func (v view) container(uid types.UID, name string) *api.ContainerResources {
 			d := v.offer[h.Name][id]
 			d.ID = id
 			out.Devices = append(out.Devices, entries(h.Name, d)...)
+		}
+	}
+	for _, c := range v.claims(uid) {
+		if requests := c.Pods[uid].Containers[name]; len(requests) > 0 {
+			out.DynamicResources = append(out.DynamicResources, dynamic(c, requests))
+		}
+	}
+	return out
+}
+
+// dynamic is what a container has of a claim: the devices of the requests that it lists.
+func dynamic(c devices.Claim, requests []devices.ClaimRequest) *api.DynamicResource {
+	out := &api.DynamicResource{ClaimName: c.Name, ClaimNamespace: c.Namespace}
+	for _, driver := range slices.Sorted(maps.Keys(c.Drivers)) {
+		for _, d := range c.Drivers[driver].Devices {
+			if !slices.ContainsFunc(requests, func(r devices.ClaimRequest) bool { return d.For(r.Request) }) {
+				continue
+			}
+			r := &api.ClaimResource{DriverName: driver, PoolName: d.Pool, DeviceName: d.Device}
+			if d.ShareID != "" {
+				r.ShareId = &d.ShareID
+			}
+			for _, id := range d.CDI {
+				r.CdiDevices = append(r.CdiDevices, &api.CDIDevice{Name: id})
+			}
+			out.ClaimResources = append(out.ClaimResources, r)
 		}
 	}
 	return out

@@ -50,6 +50,13 @@ func serve(t *testing.T) api.PodResourcesListerClient {
 		Offer: func() map[string][]devices.Device {
 			return map[string][]devices.Device{"amd.com/gpu": {{ID: "0", NUMA: []int64{0, 1}}, {ID: "1"}, {ID: "2"}}}
 		},
+		Claims: func(pod types.UID) []devices.Claim {
+			if pod != "b" {
+				return nil
+			}
+			return []devices.Claim{{Namespace: "ns", Name: "cards", Pods: map[types.UID]devices.ClaimPod{"b": {Name: "b", Containers: map[string][]devices.ClaimRequest{"main": {{Claim: "r", Request: "y"}}}}},
+				Drivers: map[string]devices.ClaimDriver{"d.io": {Devices: []devices.ClaimDevice{{Requests: []string{"x"}, Pool: "n1", Device: "one"}, {Requests: []string{"y"}, Pool: "n1", Device: "two", CDI: []string{"d.io/c=2"}}}}}}}
+		},
 		Log: slog.New(slog.DiscardHandler),
 	})
 	if err != nil {
@@ -76,7 +83,17 @@ func text(pods ...*api.PodResources) string {
 	var out []string
 	for _, p := range pods {
 		for _, c := range p.Containers {
-			out = append(out, fmt.Sprintf("%s/%s/%s:%s", p.Namespace, p.Name, c.Name, devicesText(c.Devices)))
+			s := fmt.Sprintf("%s/%s/%s:%s", p.Namespace, p.Name, c.Name, devicesText(c.Devices))
+			for _, d := range c.DynamicResources {
+				s += d.ClaimNamespace + "/" + d.ClaimName
+				for _, r := range d.ClaimResources {
+					s += fmt.Sprintf("=%s/%s/%s", r.DriverName, r.PoolName, r.DeviceName)
+					for _, id := range r.CdiDevices {
+						s += "@" + id.Name
+					}
+				}
+			}
+			out = append(out, s)
 		}
 	}
 	return strings.Join(out, " ")
@@ -100,7 +117,7 @@ func TestAnswers(t *testing.T) {
 	defer cancel()
 	const ofA = "ns/a/side: ns/a/main:amd.com/gpu=0@0,amd.com/gpu=0@1,amd.com/gpu=1"
 	list, err := c.List(ctx, &api.ListPodResourcesRequest{})
-	if err != nil || text(list.PodResources...) != ofA+" ns/b/main:" {
+	if err != nil || text(list.PodResources...) != ofA+" ns/b/main:ns/cards=d.io/n1/two@d.io/c=2" {
 		t.Error(text(list.GetPodResources()...), err)
 	}
 	one, err := c.Get(ctx, &api.GetPodResourcesRequest{PodNamespace: "ns", PodName: "a"})

@@ -18,6 +18,13 @@ import (
 // Owner is a container that was given a device.
 type Owner struct {
 	Namespace, Pod, UID, Container string
+	// Claim is by which ResourceClaim; empty for one that asked otherwise.
+	Claim Claim
+}
+
+// Claim is a ResourceClaim of the owner's namespace, and the device that it was allocated.
+type Claim struct {
+	Name, Driver, Pool, Device string
 }
 
 // Sample is all that one scrape shows.
@@ -275,6 +282,13 @@ func labelsOf(s *Sample, g device.GPU, mig *device.MIGDevice, o Owner) []byte {
 	pairs = append(pairs, [2]string{"Hostname", s.Hostname}, [2]string{"hostname", s.Hostname}, [2]string{"DCGM_FI_DRIVER_VERSION", s.Machine.Driver.Version})
 	if o.Pod != "" {
 		pairs = append(pairs, [2]string{"container", o.Container}, [2]string{"namespace", o.Namespace}, [2]string{"pod", o.Pod}, [2]string{"pod_uid", o.UID})
+	}
+	if c := o.Claim; c.Name != "" {
+		pairs = append(pairs, [2]string{"dra_claim_name", c.Name}, [2]string{"dra_claim_namespace", o.Namespace}, [2]string{"dra_driver_name", c.Driver},
+			[2]string{"dra_pool_name", c.Pool}, [2]string{"dra_device_name", c.Device})
+		if mig != nil {
+			pairs = append(pairs, [2]string{"dra_mig_profile", mig.Profile}, [2]string{"dra_mig_device_uuid", mig.UUID})
+		}
 	}
 	return appendPairs(nil, pairs)
 }

@@ -27,9 +27,9 @@ func sample(t testing.TB, machine string) Sample {
 func TestPage(t *testing.T) {
 	s := sample(t, "h200-8")
 	uuid := s.Machine.GPUs[0].UUID
-	s.Owners = map[string][]Owner{uuid: {{"ml", "train-0", "u1", "main"}, {"ml", "odd\"\\\n", "u2", "c"}}}
+	s.Owners = map[string][]Owner{uuid: {{Namespace: "ml", Pod: "train-0", UID: "u1", Container: "main"}, {Namespace: "ml", Pod: "odd\"\\\n", UID: "u2", Container: "c"}}}
 	s.XIDs = map[string]XIDs{uuid: {Last: 31, Counts: map[uint64]int{31: 2, 13: 1}}}
-	s.Usage = Usage{Namespaces: map[string]Used{"ml": {Held: 90 * time.Second, Joules: 1.5}}, Idle: map[Holding]time.Duration{{Owner{"ml", "train-0", "u1", "main"}, uuid}: time.Second}}
+	s.Usage = Usage{Namespaces: map[string]Used{"ml": {Held: 90 * time.Second, Joules: 1.5}}, Idle: map[Holding]time.Duration{{Owner{Namespace: "ml", Pod: "train-0", UID: "u1", Container: "main"}, uuid}: time.Second}}
 	var b bytes.Buffer
 	if err := Write(&b, s); err != nil {
 		t.Fatal(err)
@@ -93,7 +93,7 @@ func TestMIGDevicesHaveTheirInstance(t *testing.T) {
 }
 
 func TestUsage(t *testing.T) {
-	a, b := Owner{"a", "p", "1", "c"}, Owner{"b", "q", "2", "c"}
+	a, b := Owner{Namespace: "a", Pod: "p", UID: "1", Container: "c"}, Owner{Namespace: "b", Pod: "q", UID: "2", Container: "c"}
 	at := func(s int64, mJ, busy float64) []device.Figures {
 		return []device.Figures{{UUID: "G", UnixNano: s * 1e9, Values: map[device.Figure]float64{device.EnergyMillijoule: mJ, device.GPUUtilPercent: busy}}}
 	}

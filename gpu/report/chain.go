@@ -178,6 +178,11 @@ func ledgerLink(c *Chain, r *Report, live func(string) bool) {
 	}
 	good := true
 	gone := func(h Holder) {
+		if h.Pod == "" {
+			good = false
+			c.add("ledger", Warn, fmt.Sprintf("%s is held by the claim %s/%s, which no pod uses any more", h.Device, h.Namespace, h.Claim), "its driver has not let go yet; if it stays, the agent's log says why")
+			return
+		}
 		if live != nil && !live(h.UID) {
 			good = false
 			c.add("ledger", Bad, fmt.Sprintf("%s is held for pod %s/%s, which is gone", h.Device, h.Namespace, h.Pod), "the agent gives it back when its containers have ended; if it stays, restart orch on this node and send its log with `orch gpu record`")

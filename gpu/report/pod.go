@@ -19,7 +19,7 @@ const prefix = "nvidia.com/"
 func ExaminePod(p *core.Pod, nodes []Node) Chain {
 	c := Chain{Of: "pod " + p.Namespace + "/" + p.Name}
 	asked := requests(p)
-	if len(asked) == 0 {
+	if len(asked) == 0 && len(p.Spec.ResourceClaims) == 0 {
 		c.add("request", Bad, "no container asks for a GPU, so it gets none (NVIDIA_VISIBLE_DEVICES of an image gives nothing)",
 			"add resources: {limits: {nvidia.com/gpu: 1}} to the container that needs it")
 		return c
@@ -27,6 +27,9 @@ func ExaminePod(p *core.Pod, nodes []Node) Chain {
 	var texts []string
 	for _, name := range names(asked) {
 		texts = append(texts, fmt.Sprintf("%d %s", asked[name], name))
+	}
+	for _, claim := range p.Spec.ResourceClaims {
+		texts = append(texts, "the claim "+claimName(p, claim))
 	}
 	c.add("request", Good, "it asks for "+strings.Join(texts, ", "), "")
 	if p.Spec.NodeName == "" {
@@ -42,6 +45,19 @@ func ExaminePod(p *core.Pod, nodes []Node) Chain {
 	given(&c, p, nodes[i])
 	started(&c, p)
 	return c
+}
+
+// claimName is what a claim of the pod is called in its namespace, as far as that is known.
+func claimName(p *core.Pod, claim core.PodResourceClaim) string {
+	if claim.ResourceClaimName != nil {
+		return *claim.ResourceClaimName
+	}
+	for _, s := range p.Status.ResourceClaimStatuses {
+		if s.Name == claim.Name && s.ResourceClaimName != nil {
+			return *s.ResourceClaimName
+		}
+	}
+	return claim.Name + ", which is not made yet"
 }
 
 // requests sums what the containers of a pod ask for, the way the scheduler counts: init
@@ -173,7 +189,7 @@ const maxNamed = 8
 func holdersOf(r *Report, resource string) string {
 	var out []string
 	for _, h := range append(r.holders(), r.Stray...) {
-		if name := h.Namespace + "/" + h.Pod; h.Resource == resource && !slices.Contains(out, name) {
+		if name := h.Name(); h.Resource == resource && !h.Admin && !slices.Contains(out, name) {
 			out = append(out, name)
 		}
 	}
@@ -197,6 +213,9 @@ func given(c *Chain, p *core.Pod, n Node) {
 			}
 			found = true
 			text := fmt.Sprintf("container %s holds %s (%s)", h.Container, what, h.Device)
+			if h.Claim != "" {
+				text += " by the claim " + h.Claim
+			}
 			if u.Health != "Healthy" {
 				c.add("ledger", Bad, text+", which is "+u.Health, u.Sentence)
 			} else {

@@ -93,7 +93,8 @@ type Unit struct {
 	Holders  []Holder `json:"holders,omitempty"`
 }
 
-// Holder is a container that holds a device or a share of it.
+// Holder is a container that holds a device or a share of it. Pod and container are missing for
+// a claim that no pod uses any more, and the container for one that none of its pod's lists.
 type Holder struct {
 	Namespace string `json:"namespace"`
 	Pod       string `json:"pod"`
@@ -106,6 +107,22 @@ type Holder struct {
 	// that (gpu/share.Level); empty for a whole one.
 	Share    string `json:"share,omitempty"`
 	Enforced string `json:"enforced,omitempty"`
+	// Claim is the name of the ResourceClaim that holds it for the container; empty for one that
+	// asked for the resource. Admin: it only watches.
+	Claim string `json:"claim,omitempty"`
+	Admin bool   `json:"admin,omitempty"`
+}
+
+// Name says who it is, for people.
+func (h Holder) Name() string {
+	pod := h.Namespace + "/" + h.Pod
+	switch {
+	case h.Claim == "":
+		return pod
+	case h.Pod == "":
+		return "claim " + h.Namespace + "/" + h.Claim
+	}
+	return pod + " (claim " + h.Claim + ")"
 }
 
 // Trouble is a unit that is not healthy; GI is -1 for the card.
