@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -188,4 +190,111 @@ spec:
 	})
 	c.K("delete", "pod", "one")
 	c.Ready("plain")
+}
+
+// ledger is what the host's agent has written down of its devices.
+func ledger(h *lab.Host) string {
+	b, err := os.ReadFile(filepath.Join(h.Dir, "agent", "devices.json"))
+	if err != nil {
+		return err.Error()
+	}
+	return string(b)
+}
+
+// TestOrchEndsBetweenClaimAndContainer: what was prepared and has no container yet is the same
+// after a kill, and what nobody comes back for is given back.
+func TestOrchEndsBetweenClaimAndContainer(t *testing.T) {
+	g := newGPUMachine(t, "h100-8", 2)
+	h := lab.New(t).Host("killbox")
+	server := h.StartServer(g.flags()...) // without images: pods are prepared and wait
+	c := newCluster(t, h)
+	c.Apply(oneCard)
+	for _, name := range []string{"stays", "goes"} {
+		claimed(c, name, map[string]string{"r": "resourceClaimTemplateName: one-card"}, map[string]string{"main": "r"})
+	}
+	c.Eventually(patience, "both claims are prepared", func() error {
+		if text := ledger(h); strings.Count(text, `"prepared"`) != 2 {
+			return errors.New(text)
+		}
+		return nil
+	})
+	before := ledger(h)
+	server.Kill()
+	server.Restart()
+	c = cluster{h.For(t), c.ns}
+	c.K("delete", "pod", "goes", "--grace-period=0", "--force")
+	c.Eventually(patience, "the claim of a pod that went is given back", func() error {
+		if text := ledger(h); strings.Count(text, `"prepared"`) != 1 {
+			return errors.New(text)
+		}
+		return nil
+	})
+	h.Images()
+	images := filepath.Join(h.Dir, "agent", "images")
+	archive, err := os.ReadFile(filepath.Join(images, "busybox.tar"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	writeFile(t, filepath.Join(images, "again.tar"), string(archive)) // a link alone is not noticed
+	c.Ready("stays")
+	card := c.visible("stays", "main")
+	if !strings.Contains(before, card) || !strings.Contains(ledger(h), card) {
+		t.Errorf("the pod has %s; the ledger had %s, and has %s", card, before, ledger(h))
+	}
+	gpuPod(c, "plain", "nvidia.com/gpu", 1)
+	c.Ready("plain")
+	if other := c.visible("plain", "main"); other == card {
+		t.Errorf("%s was given twice", card)
+	}
+	c.K("delete", "pod", "stays", "plain")
+	if text := ledger(h); strings.Contains(text, "GPU-") {
+		t.Errorf("all pods are gone, and the ledger has %s", text)
+	}
+}
+
+// TestClaimsAreTold: what is wrong with a claim is an event of its pod; who holds what is in the
+// status, the metrics, and in what people are shown.
+func TestClaimsAreTold(t *testing.T) {
+	g := newGPUMachine(t, "h100-8", 2)
+	h := lab.New(t).Host("tellbox")
+	h.Images()
+	h.StartServer(g.flags()...)
+	c := newCluster(t, h)
+	c.Apply(oneCard + `
+---
+apiVersion: resource.k8s.io/v1
+kind: ResourceClaimTemplate
+metadata: {name: odd}
+spec:
+  spec:
+    devices:
+      requests: [{name: gpu, exactly: {deviceClassName: gpu.nvidia.com}}]
+      config:
+      - opaque:
+          driver: gpu.nvidia.com
+          parameters: {apiVersion: resource.nvidia.com/v1beta1, kind: GpuConfig, sharing: {strategy: Hope}}
+`)
+	claimed(c, "good", map[string]string{"r": "resourceClaimName: shared"}, map[string]string{"main": "r/gpu"})
+	claimed(c, "odd", map[string]string{"r": "resourceClaimTemplateName: odd"}, map[string]string{"main": "r"})
+	c.Ready("good")
+	c.Eventually(patience, "the parameters are refused", func() error {
+		return missing(c.K("describe", "pod", "odd"), "FailedPrepareDynamicResources", `Failed to prepare dynamic resources`, `sharing.strategy: "Hope", it must be TimeSlicing or MPS`)
+	})
+	uid := c.Get("resourceclaim/shared", "{.metadata.uid}")
+	contains(t, c.Get("pod/good", "{.status.containerStatuses[0].allocatedResourcesStatus}"), `"name":"claim:r/gpu"`, `"health":"Healthy"`, "k8s.gpu.nvidia.com/claim="+uid+"-gpu-")
+	orch := func(args ...string) string {
+		return c.Orch(nil, append(args, "--kubeconfig", c.Kubeconfig())...).Both()
+	}
+	contains(t, orch("gpu", "status"), "claim:"+c.ns+"/shared=good/main")
+	contains(t, orch("gpu", "doctor", "-n", c.ns, "good"), "it asks for the claim shared", "by the claim shared")
+	gpuPod(c, "greedy", "nvidia.com/gpu", 2)
+	c.Eventually(patience, "doctor names the claim as the holder", func() error {
+		return missing(orch("gpu", "doctor", "-n", c.ns, "greedy"), c.ns+"/good (claim shared)")
+	})
+	h.Eventually(patience, "the claim is in the metrics", func() error {
+		page := c.Kubectl("get", "--raw", "/api/v1/nodes/tellbox/proxy/metrics/gpu")
+		return missing(page, `dra_claim_name="shared",dra_claim_namespace="`+c.ns+`",dra_driver_name="gpu.nvidia.com",dra_pool_name="tellbox"`)
+	})
+	c.K("delete", "pod", "odd", "good")
+	c.Ready("greedy")
 }
