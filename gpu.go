@@ -23,6 +23,7 @@ import (
 	"orch/agent"
 	"orch/agent/claims"
 	"orch/agent/devices"
+	"orch/agent/draplugins"
 	"orch/agent/gpus"
 	"orch/agent/plugins"
 	"orch/agent/pods"
@@ -92,6 +93,7 @@ type nodeGPUs struct {
 	plugins   *nodePlugins
 	devices   *devices.Manager
 	claims    *claims.Claims
+	drivers   *draplugins.Plugins
 	page      *gpus.Page
 	socket    string // of the paths below, for people on this host
 	// released, freed and unshared have something in them after devices were given back: for
@@ -310,10 +312,13 @@ func (g *nodeGPUs) partition(ctx context.Context, node gpuNode, event func(event
 }
 
 // claim puts the owner of pods' claims together; it asks the server for them.
-func (g *nodeGPUs) claim(c *client.Client) error {
+func (g *nodeGPUs) claim(config nodeConfig, c *client.Client) error {
 	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	if err != nil {
 		return fmt.Errorf("reading which boot of the machine this is: %w", err)
+	}
+	if g.drivers, err = newDrivers(config, c, g.log); err != nil {
+		return err
 	}
 	g.claims, err = claims.New(claims.Config{
 		Ledger: g.devices, Boot: strings.TrimSpace(string(boot)), Log: g.log,
@@ -321,10 +326,11 @@ func (g *nodeGPUs) claim(c *client.Client) error {
 			return client.Get(ctx, c, api.ResourceClaims, namespace, name)
 		},
 		Driver: func(name string) (claims.Driver, bool) {
-			if name == api.GPUDriver {
+			d, ok := g.drivers.Driver(name)
+			if !ok && name == api.GPUDriver { // NVIDIA's own takes the place of ours
 				return gpus.Claims{GPUs: g.provider}, true
 			}
-			return nil, false
+			return d, ok
 		},
 	})
 	return err
@@ -335,7 +341,8 @@ func (g *nodeGPUs) publisher(c *client.Client, nodeName string) (*publish.Publis
 	others := func(resource string) bool { _, ok := g.plugins.Offer()[resource]; return ok }
 	return publish.New(publish.Config{
 		Driver: api.GPUDriver, Node: nodeName, Client: c, Ready: g.inventory.Ready(), Changed: g.devices.Changed, Log: g.log,
-		Want: func() []resource.ResourceSliceSpec { return g.provider.Slices(others) },
+		Aside: func() bool { return g.drivers.Registered(api.GPUDriver) },
+		Want:  func() []resource.ResourceSliceSpec { return g.provider.Slices(others) },
 	})
 }
 
@@ -367,7 +374,8 @@ func (g *nodeGPUs) run(ctx context.Context, c *client.Client, nodeName string, p
 		return err
 	}
 	parts := []func(context.Context) error{
-		slices.Run, g.claims.Run,
+		slices.Run, g.claims.Run, g.drivers.Run,
+		func(ctx context.Context) error { return follow(ctx, g.drivers, g.provider.Tell) },
 		func(ctx context.Context) error { return g.partition(ctx, gpuNode{c, nodeName}, care.Event) },
 		g.inventory.Run, g.provider.Run, g.publish, g.devices.Run, recorder.Run,
 		func(ctx context.Context) error { return g.plugins.run(ctx, care.Event) },

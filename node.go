@@ -160,7 +160,7 @@ func (n *node) makeAgent() (err error) {
 	if n.volumes, err = volume.New(volume.Config{Root: n.RootDir, Client: n.client, Fields: fields{allocatable}, Images: n.engine.Images(), Log: n.log}); err != nil {
 		return err
 	}
-	if err = n.gpus.claim(n.client); err != nil {
+	if err = n.gpus.claim(n.nodeConfig, n.client); err != nil {
 		return err
 	}
 	n.agent, err = agent.New(n.Config, agent.Deps{Client: n.client, Engine: n.engine, Network: joined{n.network}, Namespaces: pinned{},

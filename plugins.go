@@ -10,6 +10,7 @@ import (
 	core "k8s.io/api/core/v1"
 
 	"orch/agent/devices"
+	"orch/agent/draplugins"
 	"orch/agent/gpus"
 	"orch/agent/host"
 	"orch/agent/plugins"
@@ -100,6 +101,24 @@ func (n *nodePlugins) word(w notice) (reason, message string) {
 		return "DevicePluginServes", fmt.Sprintf("A device plugin serves %s: the built-in GPU provider steps aside for it", w.resource)
 	}
 	return "DevicePluginGone", fmt.Sprintf("The device plugin of %s is gone: the built-in GPU provider serves it again", w.resource)
+}
+
+// newDrivers are the DRA drivers of others on a node.
+func newDrivers(c nodeConfig, cl *client.Client, log *slog.Logger) (*draplugins.Plugins, error) {
+	return draplugins.New(draplugins.Config{Dir: filepath.Join(c.RootDir, "plugins_registry"), Node: c.NodeName, Client: cl, Own: api.GPUDriver, Log: log})
+}
+
+// follow has pods' statuses looked at when drivers come, go, or say something of their devices.
+func follow(ctx context.Context, drivers *draplugins.Plugins, tell func()) error {
+	for {
+		changed := drivers.Changed()
+		tell()
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-changed:
+		}
+	}
 }
 
 // podResources tells exporters which container holds which device.

@@ -190,6 +190,11 @@ func (c *Claims) look(ctx context.Context, pod *core.Pod, r reference) (use, err
 	case claim.Status.Allocation == nil:
 		return use{}, fmt.Errorf("ResourceClaim %s: not allocated", claim.Name)
 	}
+	for uid, held := range c.config.Ledger.Claims() { // drivers may know claims by their names
+		if held.Namespace == claim.Namespace && held.Name == claim.Name && uid != claim.UID {
+			return use{}, fmt.Errorf("old ResourceClaim with same name %s and different UID %s still exists (previous pod force-deleted?!)", claim.Name, uid)
+		}
+	}
 	for name := range allocated(claim) {
 		if _, ok := c.config.Driver(name); !ok {
 			return use{}, fmt.Errorf("DRA driver %s is not registered", name)

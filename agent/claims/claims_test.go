@@ -319,3 +319,17 @@ func TestAPodThatComesWhileADriverLetsGo(t *testing.T) {
 		t.Errorf("%d claims are being worked at", len(r.at))
 	}
 }
+
+// TestClaimOfTheSameNameWaitsForTheOldOne: a driver may know claims by their names.
+func TestClaimOfTheSameNameWaitsForTheOldOne(t *testing.T) {
+	r := newRig(t)
+	r.claim("a", []string{"x"}, "p")
+	r.must(r.Prepare(t.Context(), pod("p", []string{"a"}, "r0")), "prepare a")
+	r.claim("a", []string{"x"}, "q").UID = "another"
+	const want = "prepare dynamic resources: old ResourceClaim with same name a and different UID uid-a still exists (previous pod force-deleted?!)"
+	if err := r.Prepare(t.Context(), pod("q", []string{"a"}, "r0")); err == nil || err.Error() != want {
+		t.Errorf("got %v, want %s", err, want)
+	}
+	r.must(r.Release(t.Context(), "p"), "unprepare a")
+	r.must(r.Prepare(t.Context(), pod("q", []string{"a"}, "r0")), "prepare a")
+}

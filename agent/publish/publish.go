@@ -33,7 +33,10 @@ type Config struct {
 	Want    func() []resource.ResourceSliceSpec
 	Changed func() <-chan struct{}
 	Ready   <-chan struct{}
-	Log     *slog.Logger
+	// Aside tells that a program of others publishes for the driver: nothing is written
+	// meanwhile, and that program replaces what is there. Changed tells of it too. Nil: never.
+	Aside func() bool
+	Log   *slog.Logger
 }
 
 // Retry times after a failure.
@@ -100,7 +103,7 @@ func (p *Publisher) Run(ctx context.Context) error {
 			go func() { follow = p.follow(ctx); close(done) }()
 		}
 		var again <-chan time.Time
-		if len(want) > 0 || started || !p.clean {
+		if aside := p.config.Aside != nil && p.config.Aside(); !aside && (len(want) > 0 || started || !p.clean) {
 			if err := p.sync(ctx, want); err != nil && ctx.Err() == nil {
 				p.config.Log.Warn("publishing the node's devices failed", "driver", p.config.Driver, "err", err)
 				again, retry = time.After(retry), min(2*retry, maxRetry)
