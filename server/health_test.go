@@ -1,34 +1,39 @@
 package server
 
 import (
-	"encoding/json"
+	"strings"
 	"testing"
 
-	core "k8s.io/api/core/v1"
-
-	"orch/api"
 	"orch/datastore/memory"
 )
 
-func TestComponentStatuses(t *testing.T) {
-	s := start(t, memory.New(), nil)
-	admin := user(t, s, "admin", api.GroupMasters)
-	waitFor(t, "healthy parts", func() bool {
-		code, text := admin.do("GET", "/api/v1/componentstatuses", "")
-		var l core.ComponentStatusList
-		if err := json.Unmarshal([]byte(text), &l); err != nil || code != 200 || len(l.Items) != 3 {
-			t.Fatalf("%d %s", code, text)
-		}
-		for _, c := range l.Items {
-			if len(c.Conditions) != 1 || c.Conditions[0].Status != core.ConditionTrue || c.Conditions[0].Message != "ok" {
-				return false
+// TestHealthByUpstreamsNames: probes that asked for one of upstream's checks got 404, and a store that failed was healthy.
+func TestHealthByUpstreamsNames(t *testing.T) {
+	root := user(t, start(t, memory.New(), nil), "root", "system:masters")
+	for page, names := range map[string][]string{
+		"/livez":   {"ping", "log", "etcd", "poststarthook/rbac/bootstrap-roles", "poststarthook/crd-informer-synced", "autoregister-completion"},
+		"/readyz":  {"ping", "etcd", "informer-sync", "shutdown", "poststarthook/apiservice-registration-controller"},
+		"/healthz": {"ping", "etcd", "poststarthook/start-kube-aggregator-informers"},
+	} {
+		code, body := root.do("GET", page+"?verbose", "")
+		for _, n := range names {
+			if !strings.Contains(body, "[+]"+n+" ok\n") {
+				t.Errorf("%s: %d %s, want %s", page, code, body, n)
 			}
 		}
-		return true
-	})
-	for name, want := range map[string]int{"scheduler": 200, "nix": 404} {
-		if code, m := admin.message("GET", "/api/v1/componentstatuses/"+name, ""); code != want {
-			t.Errorf("%s: %d %s", name, code, m)
+	}
+	if code, body := root.do("GET", "/metrics/slis", ""); code != 200 || !strings.Contains(body, `kubernetes_healthcheck{name="etcd",type="livez"} 1`) ||
+		!strings.Contains(body, `kubernetes_healthchecks_total{name="etcd",status="success",type="readyz"} 1`) {
+		t.Errorf("/metrics/slis: %d %s", code, body)
+	}
+}
+
+// TestAdmissionSpeaksBeforeTheStore: an object that came with a version was refused for that, whatever admission had to say.
+func TestAdmissionSpeaksBeforeTheStore(t *testing.T) {
+	root := user(t, start(t, memory.New(), nil), "root", "system:masters")
+	for namespace, want := range map[string]int{"none": 404, "default": 500} {
+		if code, body := root.do("POST", "/api/v1/namespaces/"+namespace+"/configmaps", `{"metadata":{"name":"a","resourceVersion":"5"}}`); code != want {
+			t.Errorf("%s: %d %s, want %d", namespace, code, body, want)
 		}
 	}
 }

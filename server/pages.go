@@ -19,6 +19,7 @@ func (s *Server) pages() map[string]http.Handler {
 		api.PathToken:                       http.HandlerFunc(s.rotateToken),
 		api.PathEncryption:                  s.encryption.Page(s.registry),
 		"/metrics":                          s.metricsPage(),
+		"/metrics/slis":                     s.slis.page(),
 		"/debug/pprof/":                     http.HandlerFunc(pprof.Index),
 		"/debug/pprof/profile":              http.HandlerFunc(pprof.Profile),
 		"/debug/pprof/trace":                http.HandlerFunc(pprof.Trace),

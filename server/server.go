@@ -67,10 +67,14 @@ type Server struct {
 	rest       *rest.Server
 	flow       *flow.Control
 	metrics    *prometheus.Registry
+	slis       slis
 	crd        *crd.Controller
 	upkeep     *reconcile.Loop
 	loops      []*reconcile.Loop // whose numbers /metrics shows
 	more       []Part
+
+	// stored asks the store whether it answers.
+	stored func(context.Context) error
 
 	encryption *encryption.Encryption
 	audit      *audit.Auditor // nil without a policy
@@ -88,7 +92,7 @@ func New(cfg Config, store datastore.Store, log *slog.Logger) (*Server, error) {
 	if log == nil {
 		log = slog.Default()
 	}
-	s := &Server{cfg: r, log: log, serving: make(chan struct{}), ready: make(chan struct{}), metrics: newMetrics()}
+	s := &Server{cfg: r, log: log, serving: make(chan struct{}), ready: make(chan struct{}), metrics: newMetrics(), slis: newSLIs()}
 	if s.pki, err = pki.New(s.pkiConfig()); err != nil {
 		return nil, err
 	}
@@ -148,7 +152,8 @@ func (s *Server) assemble(store datastore.Store) (err error) {
 	if s.registry, err = registry.New(registry.Config{Store: store, Resources: registry.BuiltIn(), Sealer: s.encryption.Sealer, Log: s.log}); err != nil {
 		return err
 	}
-	s.registry.SetRead(api.ComponentStatuses.Facts, s.componentStatuses(store))
+	s.stored = storeAnswers(store)
+	s.registry.SetRead(api.ComponentStatuses.Facts, s.componentStatuses)
 	self := s.registry.Client(loopback)
 	if s.audit, err = audit.New(s.cfg.Audit, s.log); err != nil {
 		return err
@@ -233,31 +238,12 @@ func (s *Server) assembleREST(self *client.Client) error {
 			api.PathCACerts: http.HandlerFunc(joins.CACerts), api.PathJoin: joins, api.PathTunnel: s.tunnel,
 		},
 		Protected: s.pages(),
-		Checks:    s.checks(),
-		Flow:      s.flow,
-		Listener:  s.listener, TLS: s.pki.TLSConfig(),
+		Checks:    s.checks(), Checked: s.slis.checked,
+		Flow:     s.flow,
+		Listener: s.listener, TLS: s.pki.TLSConfig(),
 		Version: s.cfg.Version, Commit: s.cfg.Commit, BuildDate: s.cfg.BuildDate, Log: s.log,
 	})
 	return err
-}
-
-// checks are what /readyz looks at; the names are upstream's where it has the like.
-func (s *Server) checks() []rest.Check {
-	list := []rest.Check{
-		{Name: "started", Ready: true, Check: s.started},
-		{Name: "poststarthook/priority-and-fairness-config-producer", Ready: true, Check: func(context.Context) error {
-			select {
-			case <-s.flow.Synced():
-				return nil
-			default:
-				return errors.New("not finished")
-			}
-		}},
-	}
-	if s.encryption.HasPlugins() {
-		list = append(list, rest.Check{Name: "kms-providers", Check: s.encryption.Check})
-	}
-	return list
 }
 
 // joinsWith takes the server's own token and bootstrap tokens.
@@ -280,15 +266,6 @@ func (s *Server) nodeOf(r *http.Request) (string, error) {
 		return "", fmt.Errorf("user %q is no node", u.Name)
 	}
 	return node, nil
-}
-
-func (s *Server) started(context.Context) error {
-	select {
-	case <-s.serving:
-		return nil
-	default:
-		return errors.New("not all parts have started")
-	}
 }
 
 // Add puts parts behind those of the server: scheduler, controllers. Call it

@@ -57,9 +57,7 @@ func (r *Registry) Create(ctx context.Context, q Request, obj runtime.Object, o 
 	if !ok {
 		return Result{}, apierrors.NewBadRequest(fmt.Sprintf("not an API object: %T", obj))
 	}
-	if n.GetResourceVersion() != "" && n.GetResourceVersion() != "0" {
-		return Result{}, plainError(500, metav1.StatusReasonUnknown, versionOnCreateMessage)
-	}
+	w.versioned = n.GetResourceVersion() != "" && n.GetResourceVersion() != "0"
 	if n.GetName() == "" && n.GetGenerateName() != "" {
 		return w.createGenerated(ctx, n)
 	}
@@ -157,6 +155,9 @@ func (w *op) create(ctx context.Context, obj api.Object) (Result, error) {
 	}
 	if err := w.admitted(ctx); err != nil {
 		return Result{}, err
+	}
+	if w.versioned { // the store's word, which comes after admission's
+		return Result{}, plainError(500, metav1.StatusReasonUnknown, versionOnCreateMessage)
 	}
 	if w.r.exists(w.res, obj.GetNamespace(), obj.GetName()) { // cheaper than asking the store
 		return Result{}, apierrors.NewAlreadyExists(w.res.GroupResource(), obj.GetName())

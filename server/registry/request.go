@@ -147,6 +147,8 @@ type op struct {
 	sub string
 	// applied: managedFields are done already, by server-side apply.
 	applied bool
+	// versioned: the object to be created came with a version.
+	versioned bool
 	// inner: a write that the engine makes itself; admission saw the request already.
 	inner bool
 }

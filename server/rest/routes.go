@@ -282,6 +282,9 @@ func UserFrom(ctx context.Context) registry.User {
 // page serves what is no resource: discovery, documents, health, extra routes.
 func (s *Server) page(w http.ResponseWriter, r *http.Request, user registry.User) error {
 	path := r.URL.Path
+	if _, err := timeLimit(r.URL.Query()); err != nil {
+		return err
+	}
 	leave, err := s.enterPage(w, r, user)
 	if err != nil {
 		return err

@@ -58,6 +58,8 @@ type Config struct {
 	// Protected are routes behind the gate; UserFrom tells who asks.
 	Protected map[string]http.Handler
 	Checks    []Check
+	// Checked is told of every check's result; it may be nil.
+	Checked health.Seen
 	// Flow decides whose turn it is; nil is one that knows the mandatory levels only.
 	Flow *flow.Control
 	// Listener takes plain connections; TLS is put on them. Needed by Run only.
@@ -129,7 +131,7 @@ func New(c Config) (*Server, error) {
 		s.discovery = discovery.New(kinds{c.Registry}, c.Aggregator)
 		docs.SetOthers(others{c.Aggregator})
 	}
-	pages := health.Pages(c.Checks, s.draining, c.Log)
+	pages := health.Pages(c.Checks, s.draining, c.Checked, c.Log)
 	pages["/version"] = s.versionPage()
 	pages["/version/"] = pages["/version"]
 	for _, path := range []string{"/openapi/v2", "/openapi/v3", "/openapi/v3/"} {

@@ -154,7 +154,7 @@ func (f *frames) append(dst []byte, events []registry.Event) ([]byte, error) {
 }
 
 func (f *frames) appendOne(dst []byte, e registry.Event) ([]byte, error) {
-	if f.media.Shape != wire.Table || e.Type == watch.Bookmark {
+	if f.media.Shape != wire.Table {
 		return wire.AppendEvent(dst, f.media, e)
 	}
 	head := metav1.ListMeta{ResourceVersion: e.Item.Object().GetResourceVersion()}

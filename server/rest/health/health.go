@@ -25,9 +25,15 @@ type Check struct {
 // checkTime bounds one check.
 const checkTime = 10 * time.Second
 
+// Seen is told of every result.
+type Seen func(page, check string, err error)
+
 // Pages gives /livez, /readyz and /healthz, each with its checks below it. A server
-// whose draining has ended is not ready.
-func Pages(list []Check, draining context.Context, log *slog.Logger) map[string]http.Handler {
+// whose draining has ended is not ready. seen may be nil.
+func Pages(list []Check, draining context.Context, seen Seen, log *slog.Logger) map[string]http.Handler {
+	if seen == nil {
+		seen = func(string, string, error) {}
+	}
 	checks := append([]Check{{Name: "ping", Check: func(context.Context) error { return nil }}}, list...)
 	live := slices.DeleteFunc(slices.Clone(checks), func(c Check) bool { return c.Ready })
 	ready := append(slices.Clone(checks), Check{Name: "shutdown", Ready: true, Check: func(context.Context) error {
@@ -38,8 +44,8 @@ func Pages(list []Check, draining context.Context, log *slog.Logger) map[string]
 	}})
 	pages := map[string]http.Handler{}
 	for name, list := range map[string][]Check{"livez": live, "readyz": ready, "healthz": live} {
-		pages["/"+name] = page{name, list, log}
-		pages["/"+name+"/"] = page{name, list, log}
+		pages["/"+name] = page{name, list, seen, log}
+		pages["/"+name+"/"] = page{name, list, seen, log}
 	}
 	return pages
 }
@@ -48,6 +54,7 @@ func Pages(list []Check, draining context.Context, log *slog.Logger) map[string]
 type page struct {
 	name   string
 	checks []Check
+	seen   Seen
 	log    *slog.Logger
 }
 
@@ -73,6 +80,7 @@ func (p page) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		ctx, cancel := context.WithTimeout(r.Context(), checkTime)
 		err := c.Check(ctx)
 		cancel()
+		p.seen(p.name, c.Name, err)
 		if err != nil {
 			failed = true
 			fmt.Fprintf(&text, "[-]%s failed: reason withheld\n", c.Name)

@@ -3,6 +3,7 @@ package health
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net/http/httptest"
 	"testing"
@@ -10,7 +11,8 @@ import (
 
 func TestPages(t *testing.T) {
 	bad := Check{Name: "bad", Ready: true, Check: func(context.Context) error { return errors.New("no") }}
-	pages := Pages([]Check{bad}, t.Context(), slog.New(slog.DiscardHandler))
+	seen := map[string]int{}
+	pages := Pages([]Check{bad}, t.Context(), func(page, check string, err error) { seen[fmt.Sprint(page, check, err == nil)]++ }, slog.New(slog.DiscardHandler))
 	for _, x := range []struct {
 		path, target string
 		code         int
@@ -29,5 +31,8 @@ func TestPages(t *testing.T) {
 		if w.Code != x.code || w.Body.String() != x.want {
 			t.Errorf("%s: %d %q, want %d %q", x.target, w.Code, w.Body, x.code, x.want)
 		}
+	}
+	if seen["livezpingtrue"] != 2 || seen["readyzbadfalse"] != 1 {
+		t.Errorf("seen: %v", seen)
 	}
 }

@@ -73,12 +73,13 @@ func rowOf(row *registry.Resource, item *registry.Item, o Options) (metav1.Table
 	return r, err
 }
 
-// include gives what goes along with the cells.
+// include gives what goes along with the cells. The bookmark behind a watch's first events is told by
+// its metadata, which therefore always come.
 func (o Options) include(of metav1.Object, whole func() ([]byte, error)) ([]byte, error) {
-	switch o.Include {
-	case metav1.IncludeObject:
+	switch {
+	case o.Include == metav1.IncludeObject:
 		return whole()
-	case metav1.IncludeMetadata:
+	case o.Include == metav1.IncludeMetadata, of.GetAnnotations()[metav1.InitialEventsAnnotationKey] != "":
 		p := meta.AsPartialObjectMetadata(of)
 		p.TypeMeta = metav1.TypeMeta{Kind: "PartialObjectMetadata", APIVersion: metav1.GroupName + "/" + o.Version}
 		return json.Marshal(p)
