@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"k8s.io/apimachinery/pkg/api/equality"
@@ -114,6 +115,7 @@ func TestFixtures(t *testing.T) {
 			}
 			for _, c := range r.Columns {
 				c.Cell(good, good.GetCreationTimestamp().Time)
+				c.Cell(r.Facts.New(), time.Now()) // as of a bookmark
 			}
 			for _, d := range docs[1:] {
 				var w twin
