@@ -229,6 +229,12 @@ func attach(t *testing.T, c cluster) {
 	contains(t, o.Stdout, "got one", "got two")
 	c.Gets("pod/echoes", "{.status.phase}", "Succeeded")
 	contains(t, c.K("logs", "echoes"), "bye")
+	// With an input that stays open kubectl leaves at the end of its own, and the container runs on.
+	o = c.In("three\n", "run", "open", "--image=busybox:1.36", "--image-pull-policy=IfNotPresent", "--restart=OnFailure", "--attach", "--stdin", "--leave-stdin-open", "--",
+		"sh", "-c", "cat && echo closed")
+	equal(t, "exit code", fmt.Sprint(o.Code), "0")
+	c.Eventually(patience, "what was said is in the log", func() error { return missing(c.TryBoth("logs", "open"), "three") })
+	c.Gets("pod/open", "{.status.phase}", "Running")
 }
 
 var forwarding = regexp.MustCompile(`Forwarding from 127\.0\.0\.1:(\d+) -> (\d+)`)

@@ -42,9 +42,14 @@ func (e *Engine) Attach(ctx context.Context, id string, streams engine.IO) error
 		go func() {
 			// Ends with the client's stream, which the caller closes on return.
 			_, err := io.Copy(in, streams.Stdin)
-			if c.meta.StdinOnce && (err == nil || errors.Is(err, io.ErrClosedPipe)) {
+			switch {
+			case err != nil && !errors.Is(err, io.ErrClosedPipe):
+			case c.meta.StdinOnce:
 				_ = out.stdin.Close()
 				_ = task.CloseIO(e.scope(context.WithoutCancel(ctx)))
+			default: // the input stays open for the next client; who has said all is done
+				out.remove(s)
+				s.end()
 			}
 		}()
 	}

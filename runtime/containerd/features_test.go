@@ -216,21 +216,22 @@ func TestStreams(t *testing.T) {
 		s := crashSpec(c.Root, "cat-again", "")
 		s.Command, s.Stdin = []string{"cat"}, true
 		start(s)
+		// A client whose input ends was attached until the container ended.
 		for _, text := range []string{"first\n", "second\n"} {
-			actx, leave := context.WithCancel(ctx)
-			pr, pw := io.Pipe()
-			err := e.Attach(actx, s.ID, engine.IO{Stdin: strings.NewReader(text), Stdout: writerFunc(func(p []byte) (int, error) {
-				go pw.Write(bytes.Clone(p))
-				leave()
-				return len(p), nil
-			})})
-			if err != nil {
+			in, say := io.Pipe()
+			var got bytes.Buffer
+			left := make(chan error, 1)
+			go func() {
+				left <- e.Attach(ctx, s.ID, engine.IO{Stdin: in, Stdout: writerFunc(func(p []byte) (int, error) {
+					got.Write(p)
+					return len(p), say.Close()
+				})})
+			}()
+			if _, err := io.WriteString(say, text); err != nil {
 				t.Fatal(err)
 			}
-			got := make([]byte, len(text))
-			io.ReadFull(pr, got)
-			if string(got) != text {
-				t.Errorf("got %q", got)
+			if err := <-left; err != nil || got.String() != text {
+				t.Errorf("got %q, %v", got.String(), err)
 			}
 		}
 		end(t, e, s.ID)
