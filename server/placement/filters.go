@@ -19,20 +19,23 @@ type check func(*Node) refusal
 type filter struct {
 	name    string
 	prepare func(*Cluster, *Pod) check
+	// late: it costs so much that only nodes are asked which all others let through, the
+	// best first, until one passes.
+	late bool
 }
 
 // filters in the order in which they are asked; the first refusal counts. The
 // names are those of upstream's scheduler plugins.
 var filters = []filter{
-	{"NodeUnschedulable", nodeUnschedulable},
-	{"NodeName", nodeName},
-	{"TaintToleration", taintToleration},
-	{"NodeAffinity", nodeAffinity},
-	{"NodePorts", nodePorts},
-	{"NodeResourcesFit", nodeResourcesFit},
-	{"PodTopologySpread", topologySpread},
-	{"InterPodAffinity", interPodAffinity},
-	{"DynamicResources", dynamicResources},
+	{"NodeUnschedulable", nodeUnschedulable, false},
+	{"NodeName", nodeName, false},
+	{"TaintToleration", taintToleration, false},
+	{"NodeAffinity", nodeAffinity, false},
+	{"NodePorts", nodePorts, false},
+	{"NodeResourcesFit", nodeResourcesFit, false},
+	{"PodTopologySpread", topologySpread, false},
+	{"InterPodAffinity", interPodAffinity, false},
+	{"DynamicResources", dynamicResources, true},
 }
 
 var unschedulableTaint = core.Taint{Key: core.TaintNodeUnschedulable, Effect: core.TaintEffectNoSchedule}

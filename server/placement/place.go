@@ -1,6 +1,7 @@
 package placement
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -82,19 +83,39 @@ func (c *Cluster) Place(p *Pod, pick func(n int) int) Decision {
 		d.Early, d.Helpless = err, d.Considered
 		return d
 	}
-	checks := c.checks(p)
-	var fit []*Node
-	for _, n := range c.order {
+	first, late := c.checks(p)
+	if attempt.HasAlternatives() { // what they are worth shows only where they are found
+		first, late = slices.Concat(first, late), nil
+	}
+	fit := d.ask(first, c.order)
+	if len(fit) == 0 || d.Err != nil {
+		return d
+	}
+	d.Scores = c.score(p, fit)
+	node := d.best(late, c, pick)
+	if node == nil {
+		return d
+	}
+	if d.Grant, d.Units, d.Err = c.grant(p, attempt, node); d.Err == nil {
+		d.Node = node.Name
+	}
+	return d
+}
+
+// ask returns the nodes that pass the checks, and notes why the others do not. An error
+// ends it.
+func (d *Decision) ask(checks []check, nodes []*Node) (fit []*Node) {
+	for _, n := range nodes {
 		r := firstRefusal(checks, n)
-		if r.err != nil {
-			d.Err, d.Helpless = r.err, d.Considered
-			return d
-		}
-		d.Unavailable = append(d.Unavailable, r.unavailable...)
-		if r.reasons == nil {
+		if r.fits() {
 			fit = append(fit, n)
 			continue
 		}
+		if r.err != nil {
+			d.Err, d.Helpless = r.err, d.Considered
+			return nil
+		}
+		d.Unavailable = append(d.Unavailable, r.unavailable...)
 		for _, reason := range r.reasons {
 			d.Reasons[reason]++
 		}
@@ -102,26 +123,30 @@ func (c *Cluster) Place(p *Pod, pick func(n int) int) Decision {
 			d.Helpless++
 		}
 	}
-	if len(fit) == 0 {
-		return d
-	}
-	d.Scores = c.score(p, fit)
-	node := best(d.Scores, pick)
-	if d.Grant, d.Units, d.Err = c.grant(p, attempt, c.nodes[node]); d.Err == nil {
-		d.Node = node
-	}
-	return d
+	return fit
 }
 
-func best(scores []Score, pick func(n int) int) string {
-	top := slices.MaxFunc(scores, func(a, b Score) int { return int(a.Total - b.Total) }).Total
-	var names []string
-	for _, s := range scores {
-		if s.Total == top {
-			names = append(names, s.Node)
+// best is the node with the most points that passes the late checks too; nil for none. Scores
+// keeps those that were not found wanting.
+func (d *Decision) best(late []check, c *Cluster, pick func(n int) int) *Node {
+	order := slices.Clone(d.Scores)
+	slices.SortStableFunc(order, func(a, b Score) int { return cmp.Compare(b.Total, a.Total) })
+	for i, end := 0, 0; i < len(order); i++ {
+		for end < len(order) && order[end].Total == order[i].Total { // equals
+			end++
 		}
+		k := i + pick(end-i)
+		order[i], order[k] = order[k], order[i]
+		n := c.nodes[order[i].Node]
+		if len(d.ask(late, []*Node{n})) > 0 {
+			return n
+		}
+		if d.Err != nil {
+			return nil
+		}
+		d.Scores = slices.DeleteFunc(d.Scores, func(s Score) bool { return s.Node == n.Name })
 	}
-	return names[pick(len(names))]
+	return nil
 }
 
 func firstRefusal(checks []check, n *Node) refusal {
@@ -134,14 +159,27 @@ func firstRefusal(checks []check, n *Node) refusal {
 }
 
 // checks prepares every filter that has a say about p.
-func (c *Cluster) checks(p *Pod) []check {
-	out := make([]check, 0, len(filters))
+func (c *Cluster) checks(p *Pod) (first, late []check) {
+	first = make([]check, 0, len(filters))
 	for _, f := range filters {
-		if check := f.prepare(c, p); check != nil {
-			out = append(out, check)
+		switch check := f.prepare(c, p); {
+		case check == nil:
+		case f.late:
+			late = append(late, check)
+		default:
+			first = append(first, check)
 		}
 	}
-	return out
+	return first, late
+}
+
+// refusal is that of all checks.
+func (c *Cluster) refusal(p *Pod, n *Node) refusal {
+	first, late := c.checks(p)
+	if r := firstRefusal(first, n); !r.fits() {
+		return r
+	}
+	return firstRefusal(late, n)
 }
 
 // score sums the weighted, normalised scores of the nodes that fit.

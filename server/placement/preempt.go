@@ -50,14 +50,14 @@ func (c *Cluster) victims(p *Pod, n *Node) ([]*Pod, bool) {
 		n.imagine(v, -1)
 	}
 	var victims []*Pod
-	fits := firstRefusal(c.checks(p), n).fits()
+	fits := c.refusal(p, n).fits()
 	slices.SortStableFunc(lower, func(a, b *Pod) int { return int(b.Priority()) - int(a.Priority()) })
 	for i, v := range lower {
 		n.imagine(v, 1)
 		if !fits {
 			continue
 		}
-		if !firstRefusal(c.checks(p), n).fits() {
+		if !c.refusal(p, n).fits() {
 			n.imagine(v, -1)
 			victims = append(victims, lower[i])
 		}

@@ -269,6 +269,9 @@ func (a *Attempt) Alternatives(n Node) int64 {
 
 // HasAlternatives tells whether any claim lists alternatives.
 func (a *Attempt) HasAlternatives() bool {
+	if a == nil {
+		return false
+	}
 	for _, c := range a.claims {
 		for _, r := range c.Spec.Devices.Requests {
 			if len(r.FirstAvailable) > 0 {

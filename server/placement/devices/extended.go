@@ -92,11 +92,7 @@ func requestsFor(p *core.Pod, name core.ResourceName, class string) (requests []
 			maps(i, r.Name)
 		}
 	}
-	type short struct {
-		container int
-		request   resource.DeviceRequest
-	}
-	var extra []short
+	var extra []resource.DeviceRequest
 	for i := range all {
 		n := wanted(&all[i], name)
 		if n == 0 || !passes(i) {
@@ -109,14 +105,18 @@ func requestsFor(p *core.Pod, name core.ResourceName, class string) (requests []
 			}
 		}
 		if n > 0 {
-			extra = append(extra, short{i, request(i, &all[i], name, class, n)})
+			r := request(i, &all[i], name, class, n)
+			extra = append(extra, r)
+			maps(i, r.Name)
 		}
 	}
 	if len(extra) > 0 {
-		most := slices.MaxFunc(extra, func(a, b short) int { return cmp.Compare(a.request.Exactly.Count, b.request.Exactly.Count) })
-		requests = append(requests, most.request)
-		for _, s := range extra {
-			maps(s.container, most.request.Name)
+		most := slices.MaxFunc(extra, func(a, b resource.DeviceRequest) int { return cmp.Compare(a.Exactly.Count, b.Exactly.Count) })
+		requests = append(requests, most)
+		for i := range mappings {
+			if slices.ContainsFunc(extra, func(r resource.DeviceRequest) bool { return r.Name == mappings[i].RequestName }) {
+				mappings[i].RequestName = most.Name
+			}
 		}
 	}
 	return requests, mappings
