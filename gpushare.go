@@ -58,6 +58,7 @@ func (g *nodeGPUs) guard(runDir string) (gpus.Guard, error) {
 	return gpus.Guard{
 		MPS: g.mps, PartsByMPS: g.config.PartsByMPS, Processes: g.driver.Processes,
 		Holdings: func() []devices.Holding { return g.devices.Holdings() },
+		Claims:   func() map[types.UID]devices.Claim { return g.devices.Claims() },
 		Limit: func(ctx context.Context, card, cgroup string, bytes uint64) error {
 			return g.cards.SetMemoryLimits(ctx, card, cgroup, bytes, bytes)
 		},

@@ -151,13 +151,9 @@ func (m *Manager) Status(uid types.UID) map[string][]core.ResourceStatus {
 // Conditions asks the providers about what the pod holds.
 func (m *Manager) Conditions(uid types.UID) []core.PodCondition {
 	m.mu.Lock()
-	_, holds := m.ledger.Pods[uid]
-	var held []Holding
-	if holds {
-		held = slices.DeleteFunc(m.ledger.holdings(), func(h Holding) bool { return h.UID != uid })
-	}
+	held := slices.DeleteFunc(m.ledger.holdings(), func(h Holding) bool { return h.UID != uid })
 	m.mu.Unlock()
-	if !holds {
+	if len(held) == 0 {
 		return nil
 	}
 	var out []core.PodCondition

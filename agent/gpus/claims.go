@@ -103,7 +103,9 @@ func (g Claims) Prepare(ctx context.Context, claim *resource.ResourceClaim, know
 			return known, fmt.Errorf("device %s: %w", d.Device, err)
 		}
 		if c.Sharing.Strategy == params.MPS {
-			return known, fmt.Errorf("device %s: MPS for the users of a claim is not available on this node", d.Device)
+			if err := g.mpsHere(m); err != nil {
+				return known, fmt.Errorf("device %s: %w", d.Device, err)
+			}
 		}
 		if c.Sharing.Strategy != "" {
 			state.Sharing[d.Device] = c.Sharing
@@ -139,12 +141,21 @@ func parameters(claim *resource.ResourceClaim, d devices.ClaimDevice, mig bool) 
 func (Claims) Unprepare(context.Context, devices.Claim, devices.ClaimDriver) error { return nil }
 
 // ClaimEdits are those for the claim's devices.
-func (g Claims) ClaimEdits(ctx context.Context, c host.DeviceHolder, _ devices.Claim, list []devices.ClaimDevice, _ []byte) (host.DeviceEdits, error) {
+func (g Claims) ClaimEdits(ctx context.Context, c host.DeviceHolder, claim devices.Claim, list []devices.ClaimDevice, state []byte) (host.DeviceEdits, error) {
 	var uuids []string
 	for _, d := range list {
 		uuids = append(uuids, d.Part)
 	}
-	return g.given(ctx, c, g.config.Look().Machine, uuids)
+	out, err := g.given(ctx, c, g.config.Look().Machine, uuids)
+	if err != nil {
+		return host.DeviceEdits{}, err
+	}
+	more, err := g.claimClient(ctx, c, claim, list, state)
+	if err != nil {
+		return host.DeviceEdits{}, err
+	}
+	out.Add(more)
+	return out, nil
 }
 
 // ClaimHealth says how a device is.

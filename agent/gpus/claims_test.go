@@ -14,6 +14,7 @@ import (
 	"orch/agent/devices"
 	"orch/agent/host"
 	"orch/gpu/device"
+	"orch/gpu/mps"
 	"orch/gpu/share"
 )
 
@@ -174,4 +175,48 @@ func TestClaimsAreHolders(t *testing.T) {
 	if !strings.Contains(string(text), want) || strings.Contains(string(text), `dra_device_name="gpu-0-mig-2g35gb-14-0"`) {
 		t.Errorf("the page has not %s:\n%s", want, text)
 	}
+}
+
+// TestMPSOfAClaim: one daemon serves the devices of a claim that have the same parameters,
+// with the claim's limits.
+func TestMPSOfAClaim(t *testing.T) {
+	r, d := withMPS(t, share.Config{})
+	driver := Claims{r.GPUs}
+	c, list := claimed("gpu-1", "gpu-2", "gpu-3")
+	list, err := driver.Resolve(c, list)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const head = `{"apiVersion":"resource.nvidia.com/v1beta1","kind":"GpuConfig","sharing":{"strategy":"MPS","mpsConfig":`
+	parameter(c, head+`{"defaultActiveThreadPercentage":50,"defaultPinnedDeviceMemoryLimit":"10Gi","defaultPerDevicePinnedMemoryLimit":{"1":"5Gi"}}}}`, "r0", "r1")
+	parameter(c, head+`{"defaultActiveThreadPercentage":10}}}`, "r2")
+	ready, err := driver.Prepare(t.Context(), c, devices.ClaimDriver{Devices: list})
+	if err != nil {
+		t.Fatal(err)
+	}
+	held, err := r.manager.HoldClaim(devices.Claim{UID: c.UID, Namespace: c.Namespace, Name: c.Name, Drivers: map[string]devices.ClaimDriver{"gpu.nvidia.com": ready},
+		Pods: map[types.UID]devices.ClaimPod{"p": {Name: "p", Containers: map[string][]devices.ClaimRequest{"main": {{Claim: "a"}}}}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	holder := host.DeviceHolder{Pod: &core.Pod{}, Container: &core.Container{Name: "main"}}
+	e, err := driver.ClaimEdits(t.Context(), holder, held, ready.Devices[:2], ready.State)
+	if err != nil || env(e, "CUDA_MPS_PIPE_DIRECTORY") != mps.TargetPipe {
+		t.Fatalf("%+v %v", e.Env, err)
+	}
+	s := d.Status()
+	if len(s) != 2 || s[0].Key != "claim-uid-0" || !slices.Equal(s[0].Devices, []string{r.machine.GPUs[1].UUID, r.machine.GPUs[2].UUID}) || s[0].ThreadPercent != 50 || !slices.Equal(s[0].MemoryMiB, []int64{10 << 10, 5 << 10}) || s[1].ThreadPercent != 10 {
+		t.Errorf("%+v", s)
+	}
+	if got := condition(r, "p"); !strings.Contains(got, "True MPS: main has a share of "+r.machine.GPUs[1].UUID) {
+		t.Error(got)
+	}
+	if _, err := driver.ClaimEdits(t.Context(), holder, held, ready.Devices, ready.State); err == nil || !strings.Contains(err.Error(), "that have different MPS parameters") {
+		t.Error(err)
+	}
+	r.config.Guard.MPS = nil
+	if _, err := driver.Prepare(t.Context(), c, devices.ClaimDriver{Devices: list}); err == nil || !strings.Contains(err.Error(), "device gpu-1: this node does not run MPS") {
+		t.Error(err)
+	}
+	r.config.Guard.MPS = d
 }

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	core "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
 
 	"orch/agent/devices"
 	"orch/agent/host"
@@ -17,6 +18,7 @@ import (
 	"orch/gpu/metrics"
 	"orch/gpu/mps"
 	"orch/gpu/share"
+	pool "orch/gpu/slices"
 )
 
 // Guard is by what means those who share a card are kept within their shares. What is nil
@@ -26,8 +28,8 @@ type Guard struct {
 	MPS *mps.Daemons
 	// PartsByMPS has MPS keep parts of cards, where the driver cannot.
 	PartsByMPS bool
-	// Claims are the services of MPS that claims have now, by the ledger.
-	Claims func() []mps.Service
+	// Claims are the ledger's.
+	Claims func() map[types.UID]devices.Claim
 	// Limit bounds what the processes of a cgroup, given as a folder, may hold of a card.
 	Limit func(ctx context.Context, card, cgroup string, bytes uint64) error
 	// Processes lists who holds memory of cards.
@@ -43,6 +45,14 @@ type part struct {
 	// mig: the device is one of its own. cut: the part was asked for by amounts. Else it is
 	// one of so many replicas.
 	mig, cut bool
+}
+
+// String says how much it is; a claim does not say.
+func (p part) String() string {
+	if p.Amount == (share.Amount{}) {
+		return "a share"
+	}
+	return p.Amount.String()
 }
 
 // parts are those of a container; ids of whole cards are none.
@@ -83,7 +93,7 @@ func (g *GPUs) level(m device.Machine, parts []part) share.Level {
 		switch {
 		case p.mig:
 		case p.cut:
-			means = share.Means{Driver: g.limits(m, p.Device), MPS: g.config.Guard.PartsByMPS && len(parts) == 1 && g.servesMPS(m), Watchdog: g.config.Guard.Processes != nil && m.Tier == device.TierNVML}
+			means = share.Means{Driver: g.limits(m, p.Device), MPS: g.config.Guard.PartsByMPS && len(parts) == 1 && g.mpsHere(m) == nil, Watchdog: g.config.Guard.Processes != nil && m.Tier == device.TierNVML}
 		default:
 			means.MPS = g.config.Share.Method == share.MPS && g.config.Guard.MPS != nil
 		}
@@ -99,10 +109,13 @@ func (g *GPUs) limits(m device.Machine, card string) bool {
 	return ok && c.MemoryLimits && g.config.Guard.Limit != nil && !refused
 }
 
-// servesMPS tells whether the driver's files have the control program.
-func (g *GPUs) servesMPS(m device.Machine) bool {
+// mpsHere says why MPS cannot run on this node; nil if it can.
+func (g *GPUs) mpsHere(m device.Machine) error {
+	if g.config.Guard.MPS == nil {
+		return errors.New("this node does not run MPS")
+	}
 	_, err := g.mpsProgram(m)
-	return g.config.Guard.MPS != nil && err == nil
+	return err
 }
 
 // guard is what a container gets beside its devices, so that it stays within its parts.
@@ -168,17 +181,13 @@ func (g *GPUs) PodConditions(held []devices.Holding) []core.PodCondition {
 	var worst share.Level
 	var sentences []string
 	for _, h := range held {
-		if !strings.HasPrefix(h.Name, share.Prefix) {
-			continue
-		}
-		parts := g.parts(m, h.IDs)
+		parts, level := g.keptOf(m, h)
 		if len(parts) == 0 {
 			continue
 		}
-		level := g.level(m, parts)
 		worst = share.Weaker(worst, level)
 		for _, p := range parts {
-			sentences = append(sentences, fmt.Sprintf("%s has %s of %s: %s", h.Container, p.Amount, p.Device, level.Keeps(p.Amount)))
+			sentences = append(sentences, fmt.Sprintf("%s has %s of %s: %s", h.Container, p, p.Device, level.Keeps(p.Amount)))
 		}
 	}
 	if worst == "" {
@@ -189,6 +198,20 @@ func (g *GPUs) PodConditions(held []devices.Holding) []core.PodCondition {
 		c.Status = core.ConditionFalse
 	}
 	return []core.PodCondition{c}
+}
+
+// keptOf are the parts that a holding has, and what keeps it within them.
+func (g *GPUs) keptOf(m device.Machine, h devices.Holding) ([]part, share.Level) {
+	switch {
+	case h.Claim.Driver == pool.Driver && !h.Claim.Admin:
+		if g.claimedByMPS(h) {
+			return []part{{Device: h.IDs[0]}}, share.ByMPS
+		}
+	case !strings.HasPrefix(h.Name, share.Prefix):
+		return nil, ""
+	}
+	parts := g.parts(m, h.IDs)
+	return parts, g.level(m, parts)
 }
 
 // levelOf says what keeps a container within its parts; empty for one that has none.
@@ -211,11 +234,7 @@ func (g *GPUs) told(ids []string, id string) (amount, enforced string) {
 func (g *GPUs) shares(held []devices.Holding) metrics.Shares {
 	var out metrics.Shares
 	for _, h := range held {
-		level := share.Level("")
-		if strings.HasPrefix(h.Name, share.Prefix) {
-			level = g.levelOf(h.IDs)
-		}
-		switch level {
+		switch _, level := g.keptOf(g.config.Look().Machine, h); level {
 		case "":
 		case share.ByNothing:
 			out.Unenforced++

@@ -71,7 +71,7 @@ func (g *GPUs) services(m device.Machine) []mps.Service {
 		}
 	}
 	if g.config.Guard.Claims != nil {
-		for _, s := range g.config.Guard.Claims() {
+		for _, s := range claimServices(g.config.Guard.Claims()) {
 			add(s)
 		}
 	}

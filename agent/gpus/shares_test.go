@@ -317,9 +317,9 @@ func TestKeepIsIdle(t *testing.T) {
 	}
 }
 
-// TestMPSOfReplicas: with sharing.mps a container gets its daemon before it starts, and the
-// daemon goes with the last client.
-func TestMPSOfReplicas(t *testing.T) {
+// withMPS is a guarded rig whose driver has a control program, with the daemons it runs.
+func withMPS(t *testing.T, s share.Config) (*rig, *mps.Daemons) {
+	t.Helper()
 	bin, dir := t.TempDir(), t.TempDir()
 	if out, err := exec.Command("go", "build", "-o", filepath.Join(bin, "usr/bin", mps.Name), "orch/gpu/mps/standin").CombinedOutput(); err != nil {
 		t.Fatalf("%v %s", err, out)
@@ -334,6 +334,7 @@ func TestMPSOfReplicas(t *testing.T) {
 	go func() { done <- d.Run(ctx) }()
 	left := func() int { entries, _ := os.ReadDir(dir); return len(entries) }
 	t.Cleanup(func() { // whatever fails, no process stays
+		r.config.Guard.Holdings = func() []devices.Holding { return nil }
 		_ = d.Want(nil)
 		for end := time.Now().Add(10 * time.Second); left() > 0 && time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
 		}
@@ -342,10 +343,19 @@ func TestMPSOfReplicas(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	r = guarded(t, "h100-8", share.Config{Method: share.MPS, OneOnly: true, Resources: []share.Replication{{Name: share.GPU, As: share.GPU, Replicas: 4}}}, func(g *Guard) { g.MPS = d })
+	r = guarded(t, "h100-8", s, func(g *Guard) {
+		g.MPS, g.Claims = d, func() map[types.UID]devices.Claim { return r.manager.Claims() }
+	})
 	r.config.Files = func(m device.Machine) (cdi.Files, error) {
 		return cdi.Files{Version: m.Driver.Version, Arch: "amd64", Root: bin, Others: []cdi.File{{Path: "/usr/bin/" + mps.Name, Of: cdi.Compute}}}, nil
 	}
+	return r, d
+}
+
+// TestMPSOfReplicas: with sharing.mps a container gets its daemon before it starts, and the
+// daemon goes with the last client.
+func TestMPSOfReplicas(t *testing.T) {
+	r, d := withMPS(t, share.Config{Method: share.MPS, OneOnly: true, Resources: []share.Replication{{Name: share.GPU, As: share.GPU, Replicas: 4}}})
 	p := podWith("a", share.GPU, 1)
 	e, err := r.edits(t, p)
 	if err != nil || env(e, "CUDA_MPS_PIPE_DIRECTORY") != mps.TargetPipe || !slices.ContainsFunc(e.Mounts, func(m engine.Mount) bool { return m.Target == "/dev/shm" && !m.ReadOnly }) {
@@ -374,7 +384,7 @@ func TestMPSOfReplicas(t *testing.T) {
 	if err := r.wantMPS(); err != nil {
 		t.Fatal(err)
 	}
-	for end := time.Now().Add(10 * time.Second); left() > 0 || len(r.Conditions()) > 0; time.Sleep(5 * time.Millisecond) {
+	for end := time.Now().Add(10 * time.Second); len(d.Status()) > 0 || len(r.Conditions()) > 0; time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatal("the daemon outlives its last client")
 		}

@@ -9,6 +9,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 
 	"k8s.io/apimachinery/pkg/api/resource"
@@ -52,6 +53,11 @@ type Sharing struct {
 	// UUID, which goes before; 0 is none.
 	PinnedBytes   int64            `json:"pinnedBytes,omitempty"`
 	PinnedBytesOf map[string]int64 `json:"pinnedBytesOf,omitempty"`
+}
+
+// Equal tells that two are the same.
+func (s Sharing) Equal(o Sharing) bool {
+	return s.Strategy == o.Strategy && s.Interval == o.Interval && s.Threads == o.Threads && s.PinnedBytes == o.PinnedBytes && maps.Equal(s.PinnedBytesOf, o.PinnedBytesOf)
 }
 
 // form is NVIDIA's.
