@@ -93,7 +93,7 @@ func (g *GPUs) level(m device.Machine, parts []part) share.Level {
 		switch {
 		case p.mig:
 		case p.cut:
-			means = share.Means{Driver: g.limits(m, p.Device), MPS: g.config.Guard.PartsByMPS && len(parts) == 1 && g.mpsHere(m) == nil, Watchdog: g.config.Guard.Processes != nil && m.Tier == device.TierNVML}
+			means = share.Means{Driver: g.limits(m, p.Device), MPS: g.config.Guard.PartsByMPS && len(parts) == 1 && g.servesByMPS(m, p.Device), Watchdog: g.config.Guard.Processes != nil && m.Tier == device.TierNVML}
 		default:
 			means.MPS = g.config.Share.Method == share.MPS && g.config.Guard.MPS != nil
 		}
@@ -107,6 +107,12 @@ func (g *GPUs) limits(m device.Machine, card string) bool {
 	c, ok := m.GPU(card)
 	_, refused := g.refused.Load(card)
 	return ok && c.MemoryLimits && g.config.Guard.Limit != nil && !refused
+}
+
+// servesByMPS tells whether MPS serves a device, or could: a daemon that runs goes on while
+// the driver's files are being replaced.
+func (g *GPUs) servesByMPS(m device.Machine, uuid string) bool {
+	return g.config.Guard.MPS != nil && (g.config.Guard.MPS.Serves(mpsKey(uuid)) || g.mpsHere(m) == nil)
 }
 
 // mpsHere says why MPS cannot run on this node; nil if it can.

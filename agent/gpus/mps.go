@@ -87,7 +87,11 @@ func (g *GPUs) wantMPS() error {
 	if g.config.Guard.MPS == nil || g.config.Guard.Holdings == nil {
 		return nil
 	}
-	return g.config.Guard.MPS.Want(g.services(g.config.Look().Machine))
+	m := g.config.Look().Machine
+	if _, err := g.driverFiles(m); err != nil {
+		return nil // a driver that is being replaced: nothing is started, and nobody's daemon stopped
+	}
+	return g.config.Guard.MPS.Want(g.services(m))
 }
 
 // MPSClient is what a container gets whose devices a claim's service serves; Guard.Claims

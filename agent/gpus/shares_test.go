@@ -390,3 +390,45 @@ func TestMPSOfReplicas(t *testing.T) {
 		}
 	}
 }
+
+// TestMPSOfParts: parts are kept by MPS where that is wished for, each client told its own limits.
+func TestMPSOfParts(t *testing.T) {
+	r, d := withMPS(t, share.Config{})
+	r.config.Guard.PartsByMPS = true
+	files := r.config.Files
+	without := func(m device.Machine) (cdi.Files, error) { return cdi.Files{Version: m.Driver.Version}, nil }
+	r.config.Files = without
+	if _, err := r.edits(t, partOf("early", 3000, 0)); err != nil || !strings.Contains(condition(r, "early"), "True Watchdog") {
+		t.Errorf("without the program: %v %s", err, condition(r, "early"))
+	}
+	if err := r.manager.Release("early"); err != nil {
+		t.Fatal(err)
+	}
+	r.config.Files = files
+	r.files.Store(nil)
+	e, err := r.edits(t, partOf("a", 3000, 30))
+	if err != nil || env(e, "CUDA_MPS_PINNED_DEVICE_MEM_LIMIT") != "0=3000M" || env(e, "CUDA_MPS_ACTIVE_THREAD_PERCENTAGE") != "30" || env(e, "CUDA_MPS_PIPE_DIRECTORY") == "" {
+		t.Fatalf("%+v %v", e.Env, err)
+	}
+	if got := condition(r, "a"); !strings.Contains(got, "True MPS: main has 3000 MiB and 30 % of the multiprocessors of") {
+		t.Error(got)
+	}
+	if s := d.Status(); len(s) != 1 || s[0].ThreadPercent != 0 || s[0].MemoryMiB != nil {
+		t.Errorf("parts are not alike, the daemon has limits for all: %+v", s)
+	}
+	two := partOf("two", 3000, 0)
+	two.Spec.Containers[0].Resources.Limits[share.GPU] = resource.MustParse("2")
+	if e, err := r.edits(t, two); err != nil || env(e, "CUDA_MPS_PIPE_DIRECTORY") != "" || !strings.Contains(condition(r, "two"), "True Watchdog") {
+		t.Errorf("one client has one daemon: %v %s", err, condition(r, "two"))
+	}
+	if !r.hasCut() {
+		t.Error("the watchdog does not stand behind MPS, whose limits a pod can set itself")
+	}
+	r.config.Files = without // a driver that is being replaced
+	r.files.Store(nil)
+	if err := r.wantMPS(); err != nil || len(d.Status()) != 1 || !strings.Contains(condition(r, "a"), "True MPS") {
+		t.Errorf("a daemon that has clients goes: %v %s", err, condition(r, "a"))
+	}
+	r.config.Files = files
+	r.files.Store(nil)
+}

@@ -226,6 +226,14 @@ func (d *Daemons) Ready(ctx context.Context, key string) (Places, error) {
 	}
 }
 
+// Serves tells whether a daemon is wanted under that key.
+func (d *Daemons) Serves(key string) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	one := d.daemons[key]
+	return one != nil && !one.over()
+}
+
 // Status is one daemon's, for people.
 type Status struct {
 	Service
