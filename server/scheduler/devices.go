@@ -84,7 +84,7 @@ func (s *Scheduler) ended(o outcome, now time.Time) (wake concern) {
 		delete(s.assumed, o.UID)
 		s.cluster.RemovePod(o.UID)
 		if p := o.pending; s.queue.pods[p.UID] == p && p.state == idle {
-			s.queue.retry(p, now)
+			s.queue.retry(p, now.Add(backoff(p.attempts)))
 		}
 	}
 	return everybody // its room is free

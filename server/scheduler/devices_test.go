@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"testing"
+	"time"
 
 	core "k8s.io/api/core/v1"
 	resource "k8s.io/api/resource/v1"
@@ -16,6 +17,7 @@ import (
 	"orch/datastore/memory"
 	"orch/gpu/fakenvml"
 	gpu "orch/gpu/slices"
+	"orch/server/placement"
 )
 
 const gpuClass = `device.driver == "gpu.nvidia.com" && device.attributes["gpu.nvidia.com"].type == "gpu"`
@@ -250,5 +252,54 @@ func TestPodThatCannotBeBoundGivesItsReservationBack(t *testing.T) {
 	c.until("p", "bound", bound)
 	if o := c.getClaim("c"); len(o.Status.ReservedFor) != 1 {
 		t.Errorf("reserved for %v", o.Status.ReservedFor)
+	}
+}
+
+// TestManyPodsShareAClaim: those that come while it is being allocated, and all that
+// reserve it at once.
+func TestManyPodsShareAClaim(t *testing.T) {
+	c := newCluster(t, memory.New())
+	c.node("a", "500")
+	c.gpus("a", "h200")
+	c.class("gpu", gpuClass)
+	c.claim("c", "gpu", 1)
+	const n = 100
+	for i := range n {
+		c.pod(fmt.Sprintf("p-%d", i), "1", claims("c"))
+	}
+	for i := range n {
+		c.until(fmt.Sprintf("p-%d", i), "bound", bound)
+	}
+	if o := c.getClaim("c"); len(o.Status.ReservedFor) != n {
+		t.Errorf("reserved for %d", len(o.Status.ReservedFor))
+	}
+	if c.said("FailedScheduling") {
+		t.Error("a pod was told that it cannot be placed")
+	}
+}
+
+// TestLongSearchEnds: a claim whose devices only an exhaustive search would find, or not.
+func TestLongSearchEnds(t *testing.T) {
+	s := must[*Scheduler](t)(New(Config{Client: &client.Client{}, Events: &cluster{}}))
+	s.cluster.Devices.MaxSearch = 20 * time.Millisecond
+	s.cluster.SetNode(&core.Node{ObjectMeta: metav1.ObjectMeta{Name: "a"}, Status: core.NodeStatus{Allocatable: core.ResourceList{"pods": quantity("10")}}})
+	slice := &resource.ResourceSlice{ObjectMeta: metav1.ObjectMeta{Name: "s"}, Spec: resource.ResourceSliceSpec{Driver: "d.io", NodeName: new("a"), Pool: resource.ResourcePool{Name: "a", ResourceSliceCount: 1}}}
+	for i := range 60 {
+		slice.Spec.Devices = append(slice.Spec.Devices, resource.Device{Name: fmt.Sprintf("d-%02d", i),
+			Attributes: map[resource.QualifiedName]resource.DeviceAttribute{"half": {IntValue: new(int64(i / 15))}}})
+	}
+	s.cluster.Devices.SetSlice(slice)
+	s.cluster.Devices.SetClass(&resource.DeviceClass{ObjectMeta: metav1.ObjectMeta{Name: "c"}})
+	// Sixteen that are alike, of which there are fifteen: only trying all sets of them shows that.
+	half := resource.FullyQualifiedName("d.io/half")
+	s.cluster.Devices.SetClaim(&resource.ResourceClaim{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "c", UID: "c", ResourceVersion: "1"}, Spec: resource.ResourceClaimSpec{Devices: resource.DeviceClaim{
+		Requests:    []resource.DeviceRequest{{Name: "r", Exactly: &resource.ExactDeviceRequest{DeviceClassName: "c", AllocationMode: resource.DeviceAllocationModeExactCount, Count: 16}}},
+		Constraints: []resource.DeviceConstraint{{MatchAttribute: &half}}}}})
+	p := &core.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "p", UID: "p"}}
+	claims("c")(p)
+	s.queue.put(placement.NewPod(p), time.Now())
+	e := s.queue.pop(time.Now())
+	if d := s.place(e); d.Err == nil || d.Message() != `running "DynamicResources" filter plugin: node a: timed out trying to allocate devices` {
+		t.Fatalf("%v", d.Message())
 	}
 }

@@ -17,6 +17,17 @@ const (
 	mostBackoff  = 10 * time.Second
 )
 
+// A pod waits this many times as long as its last attempt took, which for most is less than
+// the back-off: a claim can make the search for devices long.
+const (
+	penalty     = 20
+	mostPenalty = 5 * time.Minute
+)
+
+func backoff(attempts int) time.Duration {
+	return min(mostBackoff, firstBackoff<<min(max(attempts-1, 0), 10))
+}
+
 // pending is a pod that wants a node.
 type pending struct {
 	*placement.Pod
@@ -200,9 +211,9 @@ func (q *queue) next() (time.Time, bool) {
 	return q.backoff.items[0].notBefore, true
 }
 
-// failed puts a pod aside until something changes.
-func (q *queue) failed(e *pending, now time.Time) {
-	e.notBefore = now.Add(min(mostBackoff, firstBackoff<<min(e.attempts-1, 10)))
+// failed puts a pod aside until something changes, which counts from due on.
+func (q *queue) failed(e *pending, due time.Time) {
+	e.notBefore = due
 	q.enter(e, unschedulable)
 }
 
@@ -213,9 +224,9 @@ func (q *queue) wait(e *pending, now time.Time) {
 	q.enter(e, unschedulable)
 }
 
-// retry is for a pod whose binding failed: it tries again after its back-off.
-func (q *queue) retry(e *pending, now time.Time) {
-	e.notBefore = now.Add(min(mostBackoff, firstBackoff<<min(e.attempts-1, 10)))
+// retry is for a pod that tries again when it is due, whatever happens.
+func (q *queue) retry(e *pending, due time.Time) {
+	e.notBefore = due
 	q.enter(e, backingOff)
 }
 

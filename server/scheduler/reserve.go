@@ -22,8 +22,9 @@ import (
 	"orch/server/placement/devices"
 )
 
-// maxTries bounds how often a write is made anew because somebody else was faster.
-const maxTries = 5
+// maxTries bounds how often a write is made anew because somebody else was faster: with as
+// many pods that come to use one claim as are bound at once, the last has to try so often.
+const maxTries = maxWrites + 1
 
 // reservation writes what a pod is granted of claims.
 type reservation struct {

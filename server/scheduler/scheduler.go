@@ -24,6 +24,7 @@ import (
 	"orch/api"
 	"orch/api/client"
 	"orch/server/placement"
+	"orch/server/placement/devices"
 )
 
 // maxWrites bounds the bindings and status writes under way.
@@ -261,17 +262,20 @@ func (s *Scheduler) schedule(ctx context.Context, p *pending) {
 		s.write(func() { s.inbox.ended(s.bind(ctx, attempt)) })
 		return
 	}
-	switch now := time.Now(); {
-	case errors.Is(d.Early, resourceclaim.ErrClaimNotFound): // its template is being followed
+	now := time.Now()
+	// Who keeps the loop busy for long waits much longer: others are to be placed too.
+	due := now.Add(max(backoff(p.attempts), min(penalty*now.Sub(began), mostPenalty)))
+	switch {
+	case errors.Is(d.Early, resourceclaim.ErrClaimNotFound), errors.Is(d.Early, devices.ErrUnderWay): // it will not be long
 		s.queue.wait(p, now)
 	case d.Err != nil:
 		s.numbers.attempt(failed, now.Sub(began))
 		s.unplaced(ctx, p, d)
-		s.queue.retry(p, now)
+		s.queue.retry(p, due)
 	default:
 		s.numbers.attempt(noNode, now.Sub(began))
 		s.unplaced(ctx, p, d)
-		s.queue.failed(p, now)
+		s.queue.failed(p, due)
 	}
 }
 

@@ -1,6 +1,7 @@
 package devices
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -19,6 +20,9 @@ import (
 // maxSearch bounds the search for devices of one attempt: a claim can ask for what only an
 // exhaustive search finds. Upstream's bound, there for each node.
 const maxSearch = 10 * time.Second
+
+// ErrUnderWay says that a claim is being allocated for another pod.
+var ErrUnderWay = errors.New("in the process of being allocated")
 
 // maxAnswers bounds the answers that a node keeps.
 const maxAnswers = 32
@@ -67,7 +71,7 @@ func (s *State) Attempt(p *core.Pod, scalars map[core.ResourceName]int64) (*Atte
 			continue
 		}
 		if c.pending != nil {
-			return nil, fmt.Errorf("resource claim %s/%s is in the process of being allocated", c.Namespace, c.Name)
+			return nil, fmt.Errorf("resource claim %s/%s is %w", c.Namespace, c.Name, ErrUnderWay)
 		}
 		if err := s.known(c.ResourceClaim); err != nil {
 			return nil, err
@@ -79,7 +83,7 @@ func (s *State) Attempt(p *core.Pod, scalars map[core.ResourceName]int64) (*Atte
 	if whole {
 		a.wish = wish.String()
 	}
-	a.deadline = time.Now().Add(maxSearch)
+	a.deadline = time.Now().Add(cmp.Or(s.MaxSearch, maxSearch))
 	return a, nil
 }
 

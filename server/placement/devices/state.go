@@ -16,6 +16,7 @@ package devices
 import (
 	"maps"
 	"slices"
+	"time"
 
 	core "k8s.io/api/core/v1"
 	resource "k8s.io/api/resource/v1"
@@ -31,6 +32,9 @@ const maxExpressions = 256
 
 // State is everything known. It has one owner and no lock.
 type State struct {
+	// MaxSearch bounds the search for the claims of one pod; 0: 10 s, as upstream.
+	MaxSearch time.Duration
+
 	slices  map[string]*resource.ResourceSlice
 	pools   map[poolID]*pool
 	general map[poolID]*pool // those with slices that name no node
