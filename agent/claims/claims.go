@@ -265,21 +265,32 @@ func (c *Claims) prepare(ctx context.Context, pod types.UID, u use) error {
 	return nil
 }
 
-// Release takes a pod off its claims. When it returns nil the drivers of those that nobody
-// uses any more have let go; else it is tried again by itself.
+// Release takes a pod off its claims. It fails until the drivers of those that nobody else uses
+// have let go, which is also tried by itself: before, the pod must not be reported as ended, or
+// its devices would be given to others who find them in use.
 func (c *Claims) Release(ctx context.Context, pod types.UID) error {
-	if len(c.config.Ledger.ClaimsOf(pod)) == 0 {
+	if !c.concerned(pod) {
 		return nil
 	}
 	left, err := c.config.Ledger.LeaveClaims(func(uid types.UID) bool { return uid == pod })
 	if err == nil {
-		err = c.letGo(ctx, left)
+		err = c.letGo(ctx, slices.DeleteFunc(left, func(d devices.Claim) bool { return d.Last != pod }))
 	}
 	if err != nil {
 		c.poke()
 		return fmt.Errorf("unprepare dynamic resources: %w", err)
 	}
 	return nil
+}
+
+// concerned tells that the pod uses a claim, or was the last to use one that is held still.
+func (c *Claims) concerned(pod types.UID) bool {
+	for _, d := range c.config.Ledger.Claims() {
+		if _, uses := d.Pods[pod]; uses || len(d.Pods) == 0 && d.Last == pod {
+			return true
+		}
+	}
+	return false
 }
 
 // Keep takes pods off their claims that are not live. The drivers let go in the background.

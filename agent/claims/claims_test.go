@@ -251,7 +251,11 @@ func TestLifeOfAClaim(t *testing.T) {
 	if err := r.Release(ctx, "q"); err == nil || err.Error() != "unprepare dynamic resources: NodeUnprepareResources failed for ResourceClaim a: busy" || len(r.config.Ledger.Claims()) != 1 {
 		t.Errorf("%v, held %v", err, r.config.Ledger.Claims())
 	}
-	r.driver.asked()
+	r.restart() // whose pod it was is known after that
+	if err := r.Release(ctx, "q"); err == nil {
+		t.Error("the pod is off its claims, and the driver has not let go")
+	}
+	r.must(r.Release(ctx, "p"), "unprepare a; unprepare a")
 	r.driver.refuse = nil
 	running, stop := context.WithCancel(ctx)
 	done := make(chan error, 1)

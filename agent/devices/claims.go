@@ -17,6 +17,9 @@ type Claim struct {
 	Name      string    `json:"name"`
 	// Pods are those that use it. Without any it is held until its drivers have let go.
 	Pods map[types.UID]ClaimPod `json:"pods,omitempty"`
+	// Last is the pod that left it without any: that is not off its claims before the drivers
+	// have let go.
+	Last types.UID `json:"last,omitempty"`
 	// Drivers have its devices by the driver's name.
 	Drivers map[string]ClaimDriver `json:"drivers"`
 }
@@ -192,7 +195,13 @@ func (m *Manager) LeaveClaims(gone func(pod types.UID) bool) ([]Claim, error) {
 	for _, c := range m.ledger.Claims {
 		n := len(c.Pods)
 		c = c.clone()
-		maps.DeleteFunc(c.Pods, func(uid types.UID, _ ClaimPod) bool { return gone(uid) })
+		maps.DeleteFunc(c.Pods, func(uid types.UID, _ ClaimPod) bool {
+			if !gone(uid) {
+				return false
+			}
+			c.Last = uid
+			return true
+		})
 		if len(c.Pods) < n {
 			next, changed = next.withClaim(c), true
 		}
