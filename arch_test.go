@@ -23,6 +23,7 @@ var importTable = []struct {
 }{
 	{"api", nil},
 	{"api/histogram", nil},
+	{"api/calls", nil},
 	{"api/client", []string{"api"}},
 	{"api/reconcile", []string{"api", "api/client"}},
 	{"api/events", []string{"api", "api/client"}},

@@ -1,20 +1,12 @@
 package server
 
 import (
-	"bytes"
-	"fmt"
-	"io"
-	"maps"
 	"net/http"
 	"runtime"
-	"slices"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
-	dto "github.com/prometheus/client_model/go"
-	"github.com/prometheus/common/expfmt"
-	"github.com/prometheus/common/model"
 
 	"orch/api/reconcile"
 	"orch/datastore"
@@ -29,29 +21,7 @@ func newMetrics() *prometheus.Registry {
 
 // metricsPage shows what has been registered, in the format that is asked for.
 func (s *Server) metricsPage() http.Handler {
-	all := prometheus.Gatherers{s.metrics, textual(s.admit.WriteMetrics),
-		// These are made after the page.
-		textual(func(w io.Writer) error { return s.crd.WriteMetrics(w) }), textual(func(w io.Writer) error { return s.aggregator.WriteMetrics(w) })}
-	if s.audit != nil {
-		all = append(all, textual(func(w io.Writer) error { s.audit.WriteMetrics(w); return nil }))
-	}
-	return promhttp.HandlerFor(all, promhttp.HandlerOpts{MaxRequestsInFlight: maxScrapes, ErrorHandling: promhttp.ContinueOnError})
-}
-
-// textual takes over numbers that their owner writes in Prometheus' text form.
-func textual(write func(io.Writer) error) prometheus.Gatherer {
-	return prometheus.GathererFunc(func() ([]*dto.MetricFamily, error) {
-		var b bytes.Buffer
-		if err := write(&b); err != nil {
-			return nil, err
-		}
-		parser := expfmt.NewTextParser(model.UTF8Validation)
-		families, err := parser.TextToMetricFamilies(&b)
-		if err != nil {
-			return nil, fmt.Errorf("reading metrics as text: %w", err)
-		}
-		return slices.Collect(maps.Values(families)), nil
-	})
+	return promhttp.HandlerFor(s.metrics, promhttp.HandlerOpts{MaxRequestsInFlight: maxScrapes, ErrorHandling: promhttp.ContinueOnError})
 }
 
 // maxScrapes bounds how many look at a time: a page costs milliseconds.
@@ -68,6 +38,7 @@ type collector struct {
 	build, revision, size, oldSize, objects, oldObjects *prometheus.Desc
 	depth, adds, retries, waited, worked                *prometheus.Desc
 	unfinished, longest, runs                           *prometheus.Desc
+	leads, managed                                      *prometheus.Desc
 }
 
 func newCollector(s *Server, store datastore.Store) *collector {
@@ -83,6 +54,9 @@ func newCollector(s *Server, store datastore.Store) *collector {
 		oldSize:    d("apiserver_storage_db_total_size_in_bytes", "Bytes of the store's file, under its old name.", "endpoint"),
 		objects:    d("apiserver_resource_objects", "Stored objects of each kind.", "group", "resource"),
 		oldObjects: d("apiserver_storage_objects", "Stored objects of each kind, under its old name.", "resource"),
+
+		leads:   d("leader_election_master_status", "Whether this process does the work that one of several does: always, where there are no others.", "name"),
+		managed: d("running_managed_controllers", "Controllers that run in this process.", "name", "manager"),
 
 		depth:      d("workqueue_depth", "Keys that wait for a worker.", "name"),
 		adds:       d("workqueue_adds_total", "Keys that came to the queue.", "name"),
@@ -125,9 +99,18 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 	for _, l := range c.s.loops {
 		for _, m := range l.Metrics() {
 			c.loop(out, m)
+			gauge(c.managed, 1, m.Name, "kube-controller-manager")
+		}
+	}
+	for _, p := range c.s.more {
+		if name := leaders[p.Name]; name != "" {
+			gauge(c.leads, 1, name)
 		}
 	}
 }
+
+// leaders are the leases that the parts would hold elsewhere.
+var leaders = map[string]string{"controllers": "kube-controller-manager", "scheduler": "kube-scheduler"}
 
 func (c *collector) loop(out chan<- prometheus.Metric, m reconcile.Metrics) {
 	put := func(d *prometheus.Desc, t prometheus.ValueType, v float64, labels ...string) {

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
 	dto "github.com/prometheus/client_model/go"
 	"github.com/prometheus/common/expfmt"
 	"github.com/prometheus/common/model"
@@ -25,7 +26,13 @@ func TestMetricsOfDashboards(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = store.Close() })
-	s := start(t, store, nil)
+	policy := filepath.Join(t.TempDir(), "audit.yaml")
+	if err := os.WriteFile(policy, []byte(`{"apiVersion":"audit.k8s.io/v1","kind":"Policy","rules":[{"level":"Metadata"}]}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s := start(t, store, func(c *Config) {
+		c.Audit.PolicyFile, c.Audit.Log.Path = policy, filepath.Join(t.TempDir(), "audit.log")
+	})
 	said, err := events.New(events.Config{Client: s.Client("scheduler"), Component: "x"})
 	if err != nil {
 		t.Fatal(err)
@@ -46,6 +53,9 @@ func TestMetricsOfDashboards(t *testing.T) {
 	admin.do("GET", "/api/v1/namespaces?watch=1&timeoutSeconds=1&allowWatchBookmarks=true", "")
 	admin.do("GET", "/api/v1/configmaps?timeout=1ns", "")
 	plain.do("GET", "/api/v1/pods", "")
+	usersRules(t, admin)
+	s.Add(Part{Name: "controllers"}) // as the program does; it has no part in this test but its name
+	admin.do("GET", "/readyz", "")
 	_, page := admin.do("GET", "/metrics", "")
 	parser := expfmt.NewTextParser(model.UTF8Validation)
 	got, err := parser.TextToMetricFamilies(strings.NewReader(page))
@@ -70,10 +80,50 @@ func TestMetricsOfDashboards(t *testing.T) {
 			}
 		}
 	}
-	for name, m := range got {
-		if m.GetHelp() == "" {
-			t.Errorf("%s has no HELP", name)
+	if problems, err := promlint.New(strings.NewReader(page)).Lint(); err != nil {
+		t.Error(err)
+	} else {
+		for _, p := range problems {
+			if odd[p.Metric] == "" {
+				t.Errorf("%s: %s", p.Metric, p.Text)
+			}
 		}
+	}
+	if _, page := admin.do("GET", "/metrics/slis", ""); !strings.Contains(page, `kubernetes_healthcheck{name="ping",type="readyz"} 1`) {
+		t.Errorf("service levels: %s", page)
+	}
+}
+
+// odd are names that promlint would not give, which dashboards know all the same.
+var odd = map[string]string{
+	"apiserver_admission_webhook_fail_open_count": "upstream's name", "apiserver_admission_webhook_rejection_count": "upstream's name",
+	"authenticated_user_requests": "upstream's name", "authentication_attempts": "upstream's name",
+}
+
+// usersRules has webhooks and policies of all sorts judge a ConfigMap.
+func usersRules(t *testing.T, admin *caller) {
+	t.Helper()
+	const rules = `"rules":[{"apiGroups":[""],"apiVersions":["v1"],"resources":["configmaps"],"operations":["CREATE"]}],"sideEffects":"None","admissionReviewVersions":["v1"],"clientConfig":{"url":"https://127.0.0.1:1/"}`
+	hook := func(name, extra string) string {
+		return `{"name":"` + name + `.example.com","failurePolicy":"Ignore",` + rules + extra + `}`
+	}
+	condition := func(x string) string { return `,"matchConditions":[{"name":"c","expression":"` + x + `"}]` }
+	constraints := `"matchConstraints":{"resourceRules":[{"apiGroups":[""],"apiVersions":["v1"],"resources":["configmaps"],"operations":["CREATE"]}]}`
+	setUp(t, admin,
+		[2]string{validatingPath, `{"metadata":{"name":"w"},"webhooks":[` + strings.Join([]string{hook("down", ""), hook("out", condition("false")), hook("bad", condition("object.nothing == 1"))}, ",") + `]}`},
+		[2]string{vapPath, policyBody("p", `"validations":[{"expression":"false"}],`+constraints)}, [2]string{vapbPath, bindingBody("p", `,"validationActions":["Warn"]`)},
+		[2]string{mapPath, policyBody("p", `"reinvocationPolicy":"Never","mutations":[{"patchType":"ApplyConfiguration","applyConfiguration":{"expression":"Object{}"}}],`+constraints)}, [2]string{mapbPath, bindingBody("p", "")})
+	makeAccount(t, admin.s, "m", "default")
+	for path, body := range map[string]string{"/api/v1/namespaces/m/configmaps": configMap("judged", ""), "/api/v1/namespaces/m/pods": pod("")} {
+		if code, m := admin.message("POST", path, body); code != 201 {
+			t.Fatal(code, m)
+		}
+	}
+	if code, m := admin.message("PATCH", validatingPath+"/w", `{"webhooks":[`+strings.Replace(hook("down", ""), "Ignore", "Fail", 1)+`]}`); code != 200 {
+		t.Fatal(code, m)
+	}
+	if code, m := admin.message("POST", "/api/v1/namespaces/m/configmaps", configMap("refused", "")); code != 500 {
+		t.Errorf("a webhook that is down and must not be: %d %s", code, m)
 	}
 }
 

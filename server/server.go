@@ -22,6 +22,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"orch/api"
+	"orch/api/calls"
 	"orch/api/client"
 	"orch/api/reconcile"
 	"orch/datastore"
@@ -76,6 +77,7 @@ type Server struct {
 	// stored asks the store whether it answers.
 	stored func(context.Context) error
 
+	calls      *calls.Calls // of other servers
 	encryption *encryption.Encryption
 	audit      *audit.Auditor // nil without a policy
 	// serving closes when the control plane itself is up, ready when the added parts are too.
@@ -92,7 +94,7 @@ func New(cfg Config, store datastore.Store, log *slog.Logger) (*Server, error) {
 	if log == nil {
 		log = slog.Default()
 	}
-	s := &Server{cfg: r, log: log, serving: make(chan struct{}), ready: make(chan struct{}), metrics: newMetrics(), slis: newSLIs()}
+	s := &Server{cfg: r, log: log, serving: make(chan struct{}), ready: make(chan struct{}), metrics: newMetrics(), slis: newSLIs(), calls: calls.New()}
 	if s.pki, err = pki.New(s.pkiConfig()); err != nil {
 		return nil, err
 	}
@@ -155,11 +157,11 @@ func (s *Server) assemble(store datastore.Store) (err error) {
 	s.stored = storeAnswers(store)
 	s.registry.SetRead(api.ComponentStatuses.Facts, s.componentStatuses)
 	self := s.registry.Client(loopback)
-	if s.audit, err = audit.New(s.cfg.Audit, s.log); err != nil {
+	if s.audit, err = audit.New(s.cfg.Audit, s.calls, s.log); err != nil {
 		return err
 	}
 	s.access, err = access.New(access.Config{Keys: s.pki, Cache: self, ClusterDomain: s.cfg.ClusterDomain, URL: s.advertised(), Audited: s.audit != nil, Options: s.cfg.Access,
-		Asked: rest.Asked, Log: s.log})
+		Asked: rest.Asked, Calls: s.calls, Log: s.log})
 	if err != nil {
 		return err
 	}
@@ -168,7 +170,7 @@ func (s *Server) assemble(store datastore.Store) (err error) {
 	if err != nil {
 		return err
 	}
-	s.webhooks = webhook.New(webhook.Config{Cache: self})
+	s.webhooks = webhook.New(webhook.Config{Cache: self, Calls: s.calls})
 	s.admit, err = admission.New(admission.Config{Cache: self, Access: s.access, Services: services, Registry: s.registry, Webhooks: s.webhooks,
 		Enable: s.cfg.EnableAdmissionPlugins, Disable: s.cfg.DisableAdmissionPlugins, ConfigFile: s.cfg.AdmissionConfig, GPUTaint: s.cfg.GPUTaint})
 	if err != nil {
@@ -212,7 +214,11 @@ func (s *Server) assemble(store datastore.Store) (err error) {
 	}
 	s.Measure(s.crd.Loop())
 	s.metrics.MustRegister(s.encryption.Collectors()...)
-	s.metrics.MustRegister(newCollector(s, store), s.rest.Collector(), s.flow.Collector(), s.admit.Collector())
+	s.metrics.MustRegister(s.admit.Collectors()...)
+	s.metrics.MustRegister(newCollector(s, store), s.calls, s.slis.now, s.slis.sum, s.rest.Collector(), s.flow.Collector(), s.crd.Collector(), s.aggregator.Collector())
+	if s.audit != nil {
+		s.metrics.MustRegister(s.audit.Collector())
+	}
 	return nil
 }
 

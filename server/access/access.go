@@ -22,6 +22,7 @@ import (
 	rbac "k8s.io/api/rbac/v1"
 
 	"orch/api"
+	"orch/api/calls"
 	"orch/api/client"
 	"orch/server/access/reviewer"
 	"orch/server/registry"
@@ -66,6 +67,8 @@ type Config struct {
 	// Asked tells what a request wants, all but who wants it, for impersonation that is
 	// granted for some requests only; nil: there is none such.
 	Asked func(*http.Request) Attributes
+	// Calls counts what webhooks are asked; nil for nobody.
+	Calls *calls.Calls
 	Log   *slog.Logger
 	// Audited notes decisions in the records of requests.
 	Audited bool
@@ -113,7 +116,7 @@ func New(cfg Config) (*Access, error) {
 		rbac: newRoleIndex(), nodes: newNodeIndex(cfg.Cache), ready: make(chan struct{}),
 	}
 	if o := cfg.Options; o.TokenWebhook != "" {
-		if a.hook, err = reviewer.NewToken(o.TokenWebhook, o.TokenWebhookTTL, cfg.Audiences); err != nil {
+		if a.hook, err = reviewer.NewToken(o.TokenWebhook, o.TokenWebhookTTL, cfg.Audiences, cfg.Calls); err != nil {
 			return nil, fmt.Errorf("--authentication-token-webhook-config-file: %w", err)
 		}
 	}

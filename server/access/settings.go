@@ -186,7 +186,7 @@ func (a *Access) authorizer(c configv1.AuthorizerConfiguration) (authorizer, err
 			return reviewer.NoOpinion, decision{reason: "Everything is forbidden."}
 		}
 	case "Webhook":
-		s, err := reviewer.NewSubject(*c.Webhook)
+		s, err := reviewer.NewSubject(*c.Webhook, a.cfg.Calls)
 		if err != nil {
 			return z, fmt.Errorf("webhook: %w", err)
 		}

@@ -12,7 +12,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"slices"
 	"time"
 
@@ -270,11 +269,6 @@ func (l *List) Validate(ctx context.Context, a *registry.Attributes) (err error)
 		}
 	}
 	return nil
-}
-
-// WriteMetrics writes the numbers about users' webhooks and policies.
-func (l *List) WriteMetrics(w io.Writer) error {
-	return errors.Join(l.webhooks.WriteMetrics(w), l.policies.WriteMetrics(w))
 }
 
 func (l *List) of(a *registry.Attributes) []step {

@@ -73,12 +73,12 @@ func (t *times) collect(out chan<- prometheus.Metric, d *prometheus.Desc, names 
 	}
 }
 
-// Collector shows how long admission took, step by step and altogether, and what pod
-// security decided.
-func (l *List) Collector() prometheus.Collector {
-	return &timesCollector{l,
+// Collectors show how long admission took, step by step and altogether, what pod security
+// decided, and what users' webhooks and policies did.
+func (l *List) Collectors() []prometheus.Collector {
+	return []prometheus.Collector{l.security.numbers, l.webhooks.Collector(), l.policies.Collector(), &timesCollector{l,
 		prometheus.NewDesc("apiserver_admission_controller_admission_duration_seconds", "How long each part of admission took.", []string{"name", "type", "operation", "rejected"}, nil),
-		prometheus.NewDesc("apiserver_admission_step_admission_duration_seconds", "How long admission took altogether.", []string{"type", "operation", "rejected"}, nil)}
+		prometheus.NewDesc("apiserver_admission_step_admission_duration_seconds", "How long admission took altogether.", []string{"type", "operation", "rejected"}, nil)}}
 }
 
 type timesCollector struct {
@@ -91,7 +91,6 @@ func (c *timesCollector) Describe(chan<- *prometheus.Desc) {}
 
 func (c *timesCollector) Collect(out chan<- prometheus.Metric) {
 	c.l.overall.collect(out, c.step)
-	c.l.security.numbers.Collect(out)
 	for _, n := range c.l.timed {
 		n.times.collect(out, c.each, n.name)
 	}

@@ -17,7 +17,6 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"maps"
 	"slices"
@@ -26,6 +25,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	discoveryapi "k8s.io/api/discovery/v1"
 
 	core "k8s.io/api/core/v1"
@@ -325,17 +325,24 @@ func (a *Aggregator) all() []*route {
 	})
 }
 
-// WriteMetrics writes which servers cannot be reached, in Prometheus' text form.
-func (a *Aggregator) WriteMetrics(w io.Writer) error {
-	const name = "aggregator_unavailable_apiservice"
-	text := "# HELP " + name + " [ALPHA] Gauge of APIServices which are marked as unavailable broken down by APIService name.\n# TYPE " + name + " gauge\n"
-	for _, r := range a.all() {
-		n := 1
+// Collector shows which servers cannot be reached.
+func (a *Aggregator) Collector() prometheus.Collector {
+	return collector{a, prometheus.NewDesc("aggregator_unavailable_apiservice", "APIServices whose server cannot be reached.", []string{"name"}, nil)}
+}
+
+type collector struct {
+	a    *Aggregator
+	desc *prometheus.Desc
+}
+
+func (c collector) Describe(out chan<- *prometheus.Desc) { out <- c.desc }
+
+func (c collector) Collect(out chan<- prometheus.Metric) {
+	for _, r := range c.a.all() {
+		n := 1.0
 		if r.available.Load() {
 			n = 0
 		}
-		text += fmt.Sprintf("%s{name=%q} %d\n", name, r.name, n)
+		out <- prometheus.MustNewConstMetric(c.desc, prometheus.GaugeValue, n, r.name)
 	}
-	_, err := io.WriteString(w, text)
-	return err
 }

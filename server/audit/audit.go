@@ -13,7 +13,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -22,9 +21,11 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	auditv1 "k8s.io/apiserver/pkg/apis/audit/v1"
 
+	"orch/api/calls"
 	"orch/server/registry"
 )
 
@@ -47,8 +48,9 @@ type sink interface {
 	lost() int64
 }
 
-// New is nil without a policy or without a sink.
-func New(cfg Config, log *slog.Logger) (*Auditor, error) {
+// New is nil without a policy or without a sink. counted counts what is sent to a webhook;
+// nil for nobody.
+func New(cfg Config, counted *calls.Calls, log *slog.Logger) (*Auditor, error) {
 	if cfg.PolicyFile == "" || cfg.Log.Path == "" && cfg.Webhook.ConfigFile == "" {
 		return nil, cfg.validate()
 	}
@@ -68,7 +70,7 @@ func New(cfg Config, log *slog.Logger) (*Auditor, error) {
 		a.sinks = append(a.sinks, s)
 	}
 	if cfg.Webhook.ConfigFile != "" {
-		s, err := newWebhookSink(cfg.Webhook, log)
+		s, err := newWebhookSink(cfg.Webhook, counted, log)
 		if err != nil {
 			return nil, err
 		}
@@ -212,23 +214,39 @@ func (t *tap) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	return http.NewResponseController(t.ResponseWriter).Hijack()
 }
 
-// WriteMetrics writes upstream's numbers in Prometheus' text form.
-func (a *Auditor) WriteMetrics(w io.Writer) {
-	head := func(name, help string) {
-		fmt.Fprintf(w, "# HELP apiserver_audit_%s %s\n# TYPE apiserver_audit_%s counter\n", name, help, name)
+// Collector shows upstream's numbers.
+func (a *Auditor) Collector() prometheus.Collector {
+	d := func(name, help string, labels ...string) *prometheus.Desc {
+		return prometheus.NewDesc("apiserver_audit_"+name, help, labels, nil)
 	}
-	head("event_total", "Audit events made and given to the sinks.")
-	fmt.Fprintf(w, "apiserver_audit_event_total %d\n", a.events.Load())
-	head("error_total", "Audit events that a sink lost.")
-	for _, s := range a.sinks {
-		fmt.Fprintf(w, "apiserver_audit_error_total{plugin=%q} %d\n", s.name(), s.lost())
+	return &collector{a,
+		d("event_total", "Audit events made and given to the sinks."), d("error_total", "Audit events that a sink lost.", "plugin"),
+		d("level_total", "Requests by the level of their audit.", "level"), d("requests_rejected_total", "Requests refused because their audit event could not be kept.")}
+}
+
+type collector struct {
+	a                             *Auditor
+	made, lost, leveled, rejected *prometheus.Desc
+}
+
+func (c *collector) Describe(out chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{c.made, c.lost, c.leveled, c.rejected} {
+		out <- d
 	}
-	head("level_total", "Requests by the level of their audit.")
+}
+
+func (c *collector) Collect(out chan<- prometheus.Metric) {
+	put := func(d *prometheus.Desc, n int64, labels ...string) {
+		out <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(n), labels...)
+	}
+	put(c.made, c.a.events.Load())
+	for _, s := range c.a.sinks {
+		put(c.lost, s.lost(), s.name())
+	}
 	for i, l := range levels {
-		fmt.Fprintf(w, "apiserver_audit_level_total{level=%q} %d\n", l, a.perLevel[i].Load())
+		put(c.leveled, c.a.perLevel[i].Load(), string(l))
 	}
-	head("requests_rejected_total", "Requests refused because their audit event could not be kept.")
-	fmt.Fprintf(w, "apiserver_audit_requests_rejected_total %d\n", a.rejected.Load())
+	put(c.rejected, c.a.rejected.Load())
 }
 
 // encode gives an event as one line of JSON, without its objects where it is too large

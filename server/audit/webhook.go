@@ -12,6 +12,8 @@ import (
 
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
+
+	"orch/api/calls"
 )
 
 const (
@@ -28,21 +30,22 @@ type receiver struct {
 	backoff time.Duration
 }
 
-func newWebhookSink(cfg WebhookConfig, log *slog.Logger) (sink, error) {
+func newWebhookSink(cfg WebhookConfig, counted *calls.Calls, log *slog.Logger) (sink, error) {
 	r := &receiver{backoff: cfg.Backoff}
 	if r.backoff == 0 {
 		r.backoff = usualBackoff
 	}
 	var err error
-	if r.url, r.client, err = Receiver(cfg.ConfigFile, deliveryTimeout); err != nil {
+	if r.url, r.client, err = Receiver(cfg.ConfigFile, deliveryTimeout, counted); err != nil {
 		return nil, fmt.Errorf("--audit-webhook-config-file: %w", err)
 	}
 	return &delivery{mode: cfg.Mode, trunc: cfg.Truncate, queue: newQueue("webhook", cfg.Batch, cfg.Truncate, log, r.deliver)}, nil
 }
 
 // Receiver reads the address and the credentials of a webhook from a kubeconfig. The
-// client follows no redirects: a receiver cannot send us elsewhere.
-func Receiver(kubeconfig string, timeout time.Duration) (string, *http.Client, error) {
+// client follows no redirects: a receiver cannot send us elsewhere. counted counts what is
+// sent; nil for nobody.
+func Receiver(kubeconfig string, timeout time.Duration, counted *calls.Calls) (string, *http.Client, error) {
 	c, err := clientcmd.NewNonInteractiveDeferredLoadingClientConfig(
 		&clientcmd.ClientConfigLoadingRules{ExplicitPath: kubeconfig}, &clientcmd.ConfigOverrides{}).ClientConfig()
 	if err != nil {
@@ -53,6 +56,7 @@ func Receiver(kubeconfig string, timeout time.Duration) (string, *http.Client, e
 	if err != nil {
 		return "", nil, err
 	}
+	h.Transport = counted.Wrap(h.Transport)
 	h.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 	url := c.Host
 	if !strings.Contains(url, "://") {

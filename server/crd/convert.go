@@ -5,11 +5,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"strconv"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	apiext "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	apivalidation "k8s.io/apimachinery/pkg/api/validation"
@@ -51,8 +51,8 @@ var (
 		Buckets: []float64{0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 30, 45, 60}}
 )
 
-// WriteMetrics writes the numbers about conversions.
-func (c *Controller) WriteMetrics(w io.Writer) error { return c.numbers.WriteMetrics(w) }
+// Collector shows the numbers about conversions.
+func (c *Controller) Collector() prometheus.Collector { return &c.numbers }
 
 func (c *Controller) converter(d *apiext.CustomResourceDefinition) *converter {
 	if !byWebhook(d) || d.Spec.Conversion.Webhook == nil || d.Spec.Conversion.Webhook.ClientConfig == nil {

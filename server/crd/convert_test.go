@@ -13,6 +13,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/common/expfmt"
+
 	"orch/datastore/memory"
 )
 
@@ -290,8 +293,19 @@ func TestConversionFailures(t *testing.T) {
 	w.must(404, "GET", gadgetsV1+"/x", "")
 	w.must(200, "GET", gadgetsV2+"/a", "")
 	var page strings.Builder
-	if err := w.crd.WriteMetrics(&page); err != nil || !strings.Contains(page.String(), `apiserver_conversion_webhook_request_total{result="failure",failure_type="conversion_webhook_partial_response_failure"}`) ||
-		!strings.Contains(page.String(), `apiserver_crd_conversion_webhook_duration_seconds_count{crd_name="gadgets.example.com",from_version="v1",to_version="v2",succeeded="false"}`) {
+	numbers := prometheus.NewPedanticRegistry()
+	numbers.MustRegister(w.crd.Collector())
+	families, err := numbers.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range families {
+		if _, err := expfmt.MetricFamilyToText(&page, f); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if !strings.Contains(page.String(), `apiserver_conversion_webhook_request_total{failure_type="conversion_webhook_partial_response_failure",result="failure"}`) ||
+		!strings.Contains(page.String(), `apiserver_crd_conversion_webhook_duration_seconds_count{crd_name="gadgets.example.com",from_version="v1",succeeded="false",to_version="v2"}`) {
 		t.Error(page.String())
 	}
 }

@@ -33,12 +33,20 @@ func (s *Set) Conditions(list []admission.MatchCondition, sc Scope) *Conditions 
 	return c
 }
 
-// Match tells whether the request is meant. It names the condition that says no. The error is
-// set where a condition failed, none says no, and failure is Fail; with Ignore
-// the request is not meant then.
-func (c *Conditions) Match(ctx context.Context, q *Request, b Bindings, failure admission.FailurePolicyType) (ok bool, no string, err error) {
+// Matched is the outcome of conditions.
+type Matched struct {
+	OK bool
+	// No names the condition that says no.
+	No string
+	// Failed: a condition could not be evaluated, and none says no.
+	Failed bool
+}
+
+// Match tells whether the request is meant. The error is set where a condition failed, none
+// says no, and failure is Fail; with Ignore the request is not meant then.
+func (c *Conditions) Match(ctx context.Context, q *Request, b Bindings, failure admission.FailurePolicyType) (Matched, error) {
 	if c == nil {
-		return true, "", nil
+		return Matched{OK: true}, nil
 	}
 	b.Namespace = nil // as upstream: conditions do not see it
 	var failed []error
@@ -47,20 +55,20 @@ func (c *Conditions) Match(ctx context.Context, q *Request, b Bindings, failure 
 		r, err := run.Eval(ctx, x)
 		switch {
 		case err != nil && failure == admission.Ignore:
-			return false, "", nil
+			return Matched{Failed: true}, nil
 		case err != nil:
-			return false, "", err
+			return Matched{Failed: true}, err
 		case r.Err != nil:
 			failed = append(failed, r.Err)
 		case r.Value == types.False:
-			return false, c.names[i], nil
+			return Matched{No: c.names[i]}, nil
 		}
 	}
 	if len(failed) == 0 {
-		return true, "", nil
+		return Matched{OK: true}, nil
 	}
 	if failure == admission.Ignore {
-		return false, "", nil
+		return Matched{Failed: true}, nil
 	}
-	return false, "", utilerrors.NewAggregate(failed)
+	return Matched{Failed: true}, utilerrors.NewAggregate(failed)
 }

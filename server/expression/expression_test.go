@@ -168,7 +168,8 @@ func TestConditions(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			c := NewSet(Stored).Conditions(tc.list, ConditionScope)
-			ok, no, err := c.Match(t.Context(), podRequest(), Bindings{Authorizer: oracle{}}, tc.failure)
+			m, err := c.Match(t.Context(), podRequest(), Bindings{Authorizer: oracle{}}, tc.failure)
+			ok, no := m.OK, m.No
 			if ok != tc.ok || no != tc.no || (err != nil) != tc.fails {
 				t.Errorf("got %v %q %v", ok, no, err)
 			}

@@ -1,21 +1,22 @@
 package webhook
 
 import (
-	"fmt"
-	"io"
-	"maps"
-	"slices"
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"orch/api/histogram"
 )
 
-// Numbers are counters and histograms about webhooks, written in Prometheus' text form.
-// Their labels are names of configurations, verbs and codes: the zero value of Numbers
-// takes up to maxSeries of each metric and then counts no new ones. It is for parallel use.
+// Numbers are counters and histograms about webhooks, policies and conversions. Their
+// labels are names of configurations, verbs and codes: the zero value of Numbers takes up
+// to maxSeries of each metric and then counts no new ones. It is for parallel use and a
+// prometheus.Collector.
 type Numbers struct {
 	mu     sync.Mutex
-	series map[string]map[string]*series // metric, labels; guarded by mu
+	series map[string]map[string]*series // metric, values of labels; guarded by mu
 }
 
 // maxSeries bounds the label sets of one metric.
@@ -27,29 +28,30 @@ type Metric struct {
 	Buckets    []float64
 }
 
+// series is one set of labels; times is nil for a counter.
 type series struct {
-	count   uint64
-	sum     float64
-	buckets []uint64
-	metric  *Metric
+	desc   *prometheus.Desc
+	values []string
+	count  uint64
+	times  *histogram.Histogram
 }
 
 // Count adds one; labels are names and values in turn.
-func (n *Numbers) Count(m *Metric, labels ...string) { n.add(m, 0, labels) }
+func (n *Numbers) Count(m *Metric, labels ...string) {
+	n.with(m, labels, func(s *series) { s.count++ })
+}
 
 // Observe adds a duration to a histogram.
 func (n *Numbers) Observe(m *Metric, took time.Duration, labels ...string) {
-	n.add(m, took.Seconds(), labels)
+	n.with(m, labels, func(s *series) { s.times.Observe(took.Seconds()) })
 }
 
-func (n *Numbers) add(m *Metric, value float64, labels []string) {
-	var b strings.Builder
+func (n *Numbers) with(m *Metric, labels []string, do func(*series)) {
+	var names, values []string
 	for i := 0; i+1 < len(labels); i += 2 {
-		if i > 0 {
-			b.WriteByte(',')
-		}
-		fmt.Fprintf(&b, "%s=%q", labels[i], labels[i+1])
+		names, values = append(names, labels[i]), append(values, strings.ToValidUTF8(labels[i+1], "?"))
 	}
+	key := strings.Join(values, "\x00")
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if n.series == nil {
@@ -60,52 +62,34 @@ func (n *Numbers) add(m *Metric, value float64, labels []string) {
 		of = map[string]*series{}
 		n.series[m.Name] = of
 	}
-	s := of[b.String()]
+	s := of[key]
 	if s == nil {
 		if len(of) >= maxSeries {
 			return
 		}
-		s = &series{metric: m, buckets: make([]uint64, len(m.Buckets))}
-		of[b.String()] = s
-	}
-	s.count++
-	s.sum += value
-	for i, end := range m.Buckets {
-		if value <= end {
-			s.buckets[i]++
+		s = &series{desc: prometheus.NewDesc(m.Name, m.Help, names, nil), values: values}
+		if m.Buckets != nil {
+			s.times = histogram.New(m.Buckets)
 		}
+		of[key] = s
 	}
+	do(s)
 }
 
-// WriteMetrics writes everything.
-func (n *Numbers) WriteMetrics(w io.Writer) error {
+// Describe says nothing: Collect shows what has been counted.
+func (n *Numbers) Describe(chan<- *prometheus.Desc) {}
+
+// Collect shows everything.
+func (n *Numbers) Collect(out chan<- prometheus.Metric) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	var b strings.Builder
-	for _, name := range slices.Sorted(maps.Keys(n.series)) {
-		of := n.series[name]
-		for i, labels := range slices.Sorted(maps.Keys(of)) {
-			of[labels].write(&b, labels, i == 0)
+	for _, of := range n.series {
+		for _, s := range of {
+			if s.times != nil {
+				out <- s.times.Metric(s.desc, s.values...)
+			} else {
+				out <- prometheus.MustNewConstMetric(s.desc, prometheus.CounterValue, float64(s.count), s.values...)
+			}
 		}
 	}
-	_, err := io.WriteString(w, b.String())
-	return err
-}
-
-func (s *series) write(b *strings.Builder, labels string, first bool) {
-	m, kind := s.metric, "counter"
-	if m.Buckets != nil {
-		kind = "histogram"
-	}
-	if first {
-		fmt.Fprintf(b, "# HELP %s %s\n# TYPE %s %s\n", m.Name, m.Help, m.Name, kind)
-	}
-	if m.Buckets == nil {
-		fmt.Fprintf(b, "%s{%s} %d\n", m.Name, labels, s.count)
-		return
-	}
-	for i, end := range m.Buckets {
-		fmt.Fprintf(b, "%s_bucket{%s,le=\"%g\"} %d\n", m.Name, labels, end, s.buckets[i])
-	}
-	fmt.Fprintf(b, "%s_bucket{%s,le=\"+Inf\"} %d\n%s_sum{%s} %g\n%s_count{%s} %d\n", m.Name, labels, s.count, m.Name, labels, s.sum, m.Name, labels, s.count)
 }

@@ -32,6 +32,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/json"
 
+	"orch/api/calls"
 	"orch/api/client"
 )
 
@@ -95,6 +96,8 @@ type Config struct {
 	Cache client.Cache
 	// Dial replaces the network, for tests; the address has been resolved and allowed.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
+	// Calls counts what is asked, by the hosts of URLs and Services; nil for nobody.
+	Calls *calls.Calls
 }
 
 // Client calls webhooks. It is safe for parallel use.
@@ -164,7 +167,7 @@ func (c *Client) Call(ctx context.Context, call Call) ([]byte, error) {
 	case id.User != "" || id.Password != "":
 		req.SetBasicAuth(id.User, id.Password)
 	}
-	h := http.Client{Transport: r.via(c), CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+	h := http.Client{Transport: c.cfg.Calls.Wrap(r.via(c)), CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 	resp, err := h.Do(req)
 	if err != nil {
 		return nil, err

@@ -17,6 +17,7 @@ import (
 	"sync"
 	"time"
 
+	"orch/api/calls"
 	"orch/server/audit"
 )
 
@@ -36,11 +37,11 @@ type hook struct {
 	client *http.Client
 }
 
-func newHook(kubeconfig string, timeout time.Duration) (*hook, error) {
+func newHook(kubeconfig string, timeout time.Duration, counted *calls.Calls) (*hook, error) {
 	if timeout == 0 {
 		timeout = usualTimeout
 	}
-	url, client, err := audit.Receiver(kubeconfig, timeout)
+	url, client, err := audit.Receiver(kubeconfig, timeout, counted)
 	return &hook{url, client}, err
 }
 

@@ -12,6 +12,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	configv1 "k8s.io/apiserver/pkg/apis/apiserver/v1"
 
+	"orch/api/calls"
 	"orch/server/access/condition"
 )
 
@@ -38,7 +39,7 @@ type answer struct {
 }
 
 // NewSubject checks the configuration, which is an AuthorizationConfiguration's.
-func NewSubject(cfg configv1.WebhookConfiguration) (*Subject, error) {
+func NewSubject(cfg configv1.WebhookConfiguration, counted *calls.Calls) (*Subject, error) {
 	configv1.SetDefaults_WebhookConfiguration(&cfg)
 	switch {
 	case cfg.Timeout.Duration <= 0 || cfg.Timeout.Duration > 30*time.Second:
@@ -63,7 +64,7 @@ func NewSubject(cfg configv1.WebhookConfiguration) (*Subject, error) {
 		return nil, err
 	}
 	var err error
-	s.hook, err = newHook(*cfg.ConnectionInfo.KubeConfigFile, cfg.Timeout.Duration)
+	s.hook, err = newHook(*cfg.ConnectionInfo.KubeConfigFile, cfg.Timeout.Duration, counted)
 	return s, err
 }
 

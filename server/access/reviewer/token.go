@@ -11,6 +11,7 @@ import (
 	authn "k8s.io/api/authentication/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"orch/api/calls"
 	"orch/server/registry"
 )
 
@@ -25,8 +26,8 @@ type Token struct {
 }
 
 // NewToken reads the webhook's kubeconfig.
-func NewToken(kubeconfig string, ttl time.Duration, audiences []string) (*Token, error) {
-	h, err := newHook(kubeconfig, 0)
+func NewToken(kubeconfig string, ttl time.Duration, audiences []string, counted *calls.Calls) (*Token, error) {
+	h, err := newHook(kubeconfig, 0, counted)
 	if err != nil {
 		return nil, err
 	}

@@ -186,7 +186,7 @@ func (m *mutation) invoke(ctx context.Context, i *invocation) error {
 		return nil
 	}
 	e := evaluation{view: view, params: i.params, namespace: m.namespace, authorizer: m.p.cfg.Authorizer}
-	ok, _, err := v.conditions.Match(ctx, view.Expression(), e.bindings(true), i.failure)
+	ok, err := m.r.Meets(ctx, v.conditions, view, e.bindings(true), m.p.owner(i.hook, "admit"))
 	if err != nil {
 		m.refuse(i.hook, i.binding, metav1.StatusReasonInvalid, err)
 		return nil

@@ -9,12 +9,12 @@ package policy
 
 import (
 	"context"
-	"io"
 	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
 
+	"github.com/prometheus/client_golang/prometheus"
 	admission "k8s.io/api/admissionregistration/v1"
 
 	"orch/api"
@@ -86,8 +86,8 @@ func (p *Policies) Follow(ctx context.Context) error {
 	return nil
 }
 
-// WriteMetrics writes the numbers about policies.
-func (p *Policies) WriteMetrics(w io.Writer) error { return p.numbers.WriteMetrics(w) }
+// Collector shows the numbers about policies.
+func (p *Policies) Collector() prometheus.Collector { return &p.numbers }
 
 // hook is a policy with its bindings.
 type hook struct {

@@ -164,7 +164,7 @@ func (d *dispatch) policy(ctx context.Context, h *hook) error {
 		}
 		v := d.p.validatorOf(h)
 		for _, o := range params {
-			d.take(h, b, v.validate(ctx, evaluation{view: view, params: o, namespace: namespace, authorizer: d.p.cfg.Authorizer}), notes)
+			d.take(h, b, v.validate(ctx, evaluation{request: d.r, owner: d.p.owner(h, "validate"), view: view, params: o, namespace: namespace, authorizer: d.p.cfg.Authorizer}), notes)
 		}
 	}
 	notes.publish(h.name, d.r.A)
@@ -239,6 +239,11 @@ var (
 
 func (d *dispatch) count(h *hook, b *binding, s *decision, action string) {
 	d.p.observe(&checkTotal, &checkSeconds, s.took, "policy", h.name, "policy_binding", b.name, "error_type", s.errorType(), "enforcement_action", action)
+}
+
+// owner is the policy as the metrics of its conditions name it.
+func (p *Policies) owner(h *hook, kind string) match.Owner {
+	return match.Owner{Numbers: &p.numbers, Name: h.name, Kind: "policy", Type: kind, Failure: h.failure}
 }
 
 func (p *Policies) observe(total, seconds *webhook.Metric, took time.Duration, labels ...string) {

@@ -22,6 +22,8 @@ const mostMessageBytes = 5 << 10
 
 // evaluation is what a policy is evaluated with.
 type evaluation struct {
+	request    *match.Request
+	owner      match.Owner
 	view       *match.View
 	params     runtime.Object
 	namespace  *core.Namespace
@@ -126,7 +128,7 @@ func (v *validator) broken(err error) outcome {
 // see variables of their own each.
 func (v *validator) validate(ctx context.Context, e evaluation) outcome {
 	q := e.view.Expression()
-	ok, _, err := v.conditions.Match(ctx, q, e.bindings(true), v.failure)
+	ok, err := e.request.Meets(ctx, v.conditions, e.view, e.bindings(true), e.owner)
 	if err != nil {
 		return v.broken(err)
 	}

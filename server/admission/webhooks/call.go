@@ -166,11 +166,9 @@ var (
 	callSeconds = webhook.Metric{Name: "apiserver_admission_webhook_admission_duration_seconds",
 		Help:    "Admission webhook latency histogram in seconds, identified by name and broken out for each operation and API resource and type (validate or admit).",
 		Buckets: []float64{0.005, 0.025, 0.1, 0.5, 1, 2.5, 10, 25}}
-	calls               = webhook.Metric{Name: "apiserver_admission_webhook_request_total", Help: "Admission webhook request total, identified by name and broken out for each admission type (validating or admit) and operation."}
-	rejections          = webhook.Metric{Name: "apiserver_admission_webhook_rejection_count", Help: "Admission webhook rejection count, identified by name and broken out for each admission type (validating or admit) and operation."}
-	failedOpen          = webhook.Metric{Name: "apiserver_admission_webhook_fail_open_count", Help: "Admission webhook fail open count, identified by name and broken out for each admission type (validating or admit)."}
-	conditionErrors     = webhook.Metric{Name: "apiserver_admission_match_condition_evaluation_errors_total", Help: "Admission match condition evaluation errors count, identified by name of resource containing the match condition."}
-	conditionExclusions = webhook.Metric{Name: "apiserver_admission_match_condition_exclusions_total", Help: "Admission match condition evaluation exclusions count, identified by name of resource containing the match condition."}
+	calls      = webhook.Metric{Name: "apiserver_admission_webhook_request_total", Help: "Admission webhook request total, identified by name and broken out for each admission type (validating or admit) and operation."}
+	rejections = webhook.Metric{Name: "apiserver_admission_webhook_rejection_count", Help: "Admission webhook rejection count, identified by name and broken out for each admission type (validating or admit) and operation."}
+	failedOpen = webhook.Metric{Name: "apiserver_admission_webhook_fail_open_count", Help: "Admission webhook fail open count, identified by name and broken out for each admission type (validating or admit)."}
 )
 
 // asking is one call as metrics see it.

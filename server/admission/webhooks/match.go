@@ -89,13 +89,9 @@ func (w *Webhooks) wanted(ctx context.Context, c *candidate, r *match.Request, k
 	if err != nil {
 		return false, apierrors.NewInternalError(err)
 	}
-	ok, no, err := conditions.Match(ctx, shown.Expression(), expression.Bindings{Authorizer: w.cfg.Authorizer}, c.failure())
-	switch {
-	case err != nil:
-		w.numbers.Count(&conditionErrors, "name", c.name, "kind", "webhook", "type", kind, "operation", string(r.A.Operation))
-		return false, apierrors.NewForbidden(r.A.Resource.GroupResource(), r.A.Name, err)
-	case !ok && no != "":
-		w.numbers.Count(&conditionExclusions, "name", c.name, "kind", "webhook", "type", kind, "operation", string(r.A.Operation))
+	ok, err = r.Meets(ctx, conditions, shown, expression.Bindings{Authorizer: w.cfg.Authorizer}, match.Owner{Numbers: &w.numbers, Name: c.name, Kind: "webhook", Type: kind, Failure: c.failure()})
+	if err != nil {
+		err = apierrors.NewForbidden(r.A.Resource.GroupResource(), r.A.Name, err)
 	}
-	return ok, nil
+	return ok, err
 }

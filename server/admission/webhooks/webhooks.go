@@ -11,12 +11,12 @@ package webhooks
 
 import (
 	"context"
-	"io"
 	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
 
+	"github.com/prometheus/client_golang/prometheus"
 	admission "k8s.io/api/admissionregistration/v1"
 
 	"orch/api"
@@ -91,8 +91,8 @@ func (w *Webhooks) Follow(ctx context.Context) error {
 	return w.cfg.Cache.Subscribe(ctx, api.ValidatingWebhookConfigurations.Facts, changed)
 }
 
-// WriteMetrics writes the numbers about calls.
-func (w *Webhooks) WriteMetrics(to io.Writer) error { return w.numbers.WriteMetrics(to) }
+// Collector shows the numbers about calls.
+func (w *Webhooks) Collector() prometheus.Collector { return &w.numbers }
 
 // current is the present state, compiled anew after a change.
 func (w *Webhooks) current() *configured {
