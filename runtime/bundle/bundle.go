@@ -22,6 +22,8 @@ import (
 	"strings"
 
 	"github.com/klauspost/compress/zstd"
+
+	"orch/runtime/bundle/calls"
 )
 
 //go:embed bin
@@ -140,7 +142,9 @@ func expand(from fs.FS, name, sum string, w io.Writer) error {
 	}
 	defer dec.Close()
 	h := sha256.New()
-	if _, err := io.Copy(io.MultiWriter(w, h), io.LimitReader(dec, maxProgramBytes)); err != nil {
+	whole := calls.Gather(io.MultiWriter(w, h))
+	_, err = io.Copy(whole, io.LimitReader(dec, maxProgramBytes))
+	if err := errors.Join(err, whole.Close()); err != nil {
 		return fmt.Errorf("decompressing: %w", err)
 	}
 	if got := hex.EncodeToString(h.Sum(nil)); got != sum {

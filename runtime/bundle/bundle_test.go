@@ -1,6 +1,7 @@
 package bundle
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"errors"
 	"fmt"
@@ -12,6 +13,8 @@ import (
 	"time"
 
 	"github.com/klauspost/compress/zstd"
+
+	"orch/runtime/bundle/calls"
 )
 
 func fakePrograms(t *testing.T, damage string) fs.FS {
@@ -70,6 +73,25 @@ func TestUnpack(t *testing.T) {
 	left, _ := os.ReadDir(dir)
 	if len(left) != 2 {
 		t.Errorf("temporary files left behind: %v", left)
+	}
+}
+
+// TestProgramsCallsAreGathered: what is embedded is a program with its calls spread.
+func TestProgramsCallsAreGathered(t *testing.T) {
+	own, err := os.ReadFile("/proc/self/exe")
+	if err != nil {
+		t.Fatal(err)
+	}
+	enc, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest))
+	if err != nil {
+		t.Fatal(err)
+	}
+	spread := bytes.Clone(own)
+	calls.Spread(spread)
+	programs := fstest.MapFS{"bin/a.zst": {Data: enc.EncodeAll(spread, nil)}}
+	var out bytes.Buffer
+	if err := expand(programs, "a", fmt.Sprintf("%x", sha256.Sum256(own)), &out); err != nil || !bytes.Equal(out.Bytes(), own) {
+		t.Errorf("%d bytes of %d: %v", out.Len(), len(own), err)
 	}
 }
 

@@ -1,10 +1,11 @@
-// Command pack compresses programs into the folder that package bundle embeds
+// Command pack compresses programs, with their calls spread (runtime/bundle/calls), into the folder that package bundle embeds
 // and writes their checksums: with the host's zstd where there is one, which packs
 // an eighth closer than the Go package does. Files come into place whole, by rename: a
 // build that was interrupted leaves the ones before. Only scripts/bundle runs it.
 package main
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"fmt"
 	"os"
@@ -12,6 +13,8 @@ import (
 	"path/filepath"
 
 	"github.com/klauspost/compress/zstd"
+
+	"orch/runtime/bundle/calls"
 )
 
 func main() {
@@ -34,7 +37,8 @@ func pack(dir string, programs []string) error {
 		}
 		name := filepath.Base(p)
 		sums += fmt.Sprintf("%x  %s\n", sha256.Sum256(raw), name)
-		if err := whole(filepath.Join(dir, name+".zst"), func(path string) error { return compress(p, raw, path) }); err != nil {
+		calls.Spread(raw)
+		if err := whole(filepath.Join(dir, name+".zst"), func(path string) error { return compress(raw, path) }); err != nil {
 			return err
 		}
 	}
@@ -52,11 +56,11 @@ func whole(path string, write func(path string) error) error {
 	return os.Rename(part, path)
 }
 
-// compress writes what the file in holds, which is raw, to out.
-func compress(in string, raw []byte, out string) error {
+// compress writes raw to out.
+func compress(raw []byte, out string) error {
 	if path, err := exec.LookPath("zstd"); err == nil {
-		cmd := exec.Command(path, "-19", "-T0", "--quiet", "--force", in, "-o", out)
-		cmd.Stderr = os.Stderr
+		cmd := exec.Command(path, "-19", "-T0", "--quiet", "--force", fmt.Sprintf("--stream-size=%d", len(raw)), "-o", out)
+		cmd.Stdin, cmd.Stderr = bytes.NewReader(raw), os.Stderr
 		return cmd.Run()
 	}
 	enc, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedBestCompression))
