@@ -67,6 +67,7 @@ func shareAmounts(t *testing.T, c cluster, g gpuMachine) {
 	}
 	contains(t, c.Orch(nil, "gpu", "status", "-o", "wide", "--kubeconfig", c.Kubeconfig()).Both(), c.ns+"/one/main", "40000 MiB", "Watchdog")
 	contains(t, c.Kubectl("get", "--raw", "/api/v1/nodes/sharebox/proxy/metrics/gpu"), "orch_gpu_shares 2", "orch_gpu_shares_unenforced 0")
+	contains(t, c.Orch(nil, "gpu", "doctor", c.ns+"/one", "--kubeconfig", c.Kubeconfig()).Both(), "container main holds 40000 MiB and 50 % of the multiprocessors of GPU 0", "kept within it by: Watchdog")
 	c.gone("pod", "one")
 	c.Ready("three")
 	c.gone("pod", "two", "three")
@@ -214,6 +215,23 @@ func TestGPUMPS(t *testing.T) {
 	}
 	contains(t, c.K("get", "pod", "one", "-o", "yaml"), "main has 20389 MiB and 25 % of the multiprocessors")
 	contains(t, c.Get("node/mpsbox", `{.status.conditions[?(@.type=="GPUMPSReady")]}`), `"status":"True"`)
+	t.Run("a claim has a daemon of its own", func(t *testing.T) {
+		c.gone("pod", "two", "one")
+		c.Apply("apiVersion: resource.k8s.io/v1\nkind: ResourceClaim\nmetadata: {name: card}\nspec: {devices: {requests: [{name: r, exactly: {deviceClassName: gpu.nvidia.com}}], config: [{opaque: {driver: gpu.nvidia.com, parameters: {apiVersion: resource.nvidia.com/v1beta1, kind: GpuConfig, sharing: {strategy: MPS, mpsConfig: {defaultActiveThreadPercentage: 40}}}}}]}}\n")
+		for _, pod := range []string{"a", "b"} {
+			claimed(c, pod, map[string]string{"card": "resourceClaimName: card"}, map[string]string{"main": "card"})
+		}
+		c.Ready("a", "b")
+		equal(t, "what keeps pod a", c.shared("a"), "True MPS")
+		contains(t, c.Exec("b", "sh", "-c", "ls $CUDA_MPS_PIPE_DIRECTORY").Stdout, "control")
+		c.gone("pod", "a", "b")
+		gpuPod(c, "one", "nvidia.com/gpu", 1)
+		gpuPod(c, "two", "nvidia.com/gpu", 1)
+		c.Ready("one", "two")
+		if first = daemons(); len(first) != 1 {
+			t.Fatalf("daemons %v", first)
+		}
+	})
 	t.Run("clients and daemon outlive orch", func(t *testing.T) {
 		server.Kill()
 		server.Restart()

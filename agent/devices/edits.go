@@ -151,7 +151,10 @@ func (m *Manager) Status(uid types.UID) map[string][]core.ResourceStatus {
 // Conditions asks the providers about what the pod holds.
 func (m *Manager) Conditions(uid types.UID) []core.PodCondition {
 	m.mu.Lock()
-	held := slices.DeleteFunc(m.ledger.holdings(), func(h Holding) bool { return h.UID != uid })
+	var held []Holding
+	if m.ledger.knows(uid) {
+		held = slices.DeleteFunc(m.ledger.holdings(), func(h Holding) bool { return h.UID != uid })
+	}
 	m.mu.Unlock()
 	if len(held) == 0 {
 		return nil

@@ -115,6 +115,19 @@ func (l ledger) with(uid types.UID, p podDevices) ledger {
 	return out
 }
 
+// knows tells whether a pod holds something: most pods of a node do not.
+func (l ledger) knows(pod types.UID) bool {
+	if _, ok := l.Pods[pod]; ok {
+		return true
+	}
+	for _, c := range l.Claims {
+		if _, ok := c.Pods[pod]; ok {
+			return true
+		}
+	}
+	return false
+}
+
 func (l ledger) holdings() []Holding {
 	var out []Holding
 	for uid, p := range l.Pods {

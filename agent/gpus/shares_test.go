@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -21,6 +22,7 @@ import (
 	"orch/agent/devices"
 	"orch/agent/host"
 	"orch/api"
+	"orch/gpu/alloc"
 	"orch/gpu/cdi"
 	"orch/gpu/device"
 	"orch/gpu/mps"
@@ -431,4 +433,71 @@ func TestMPSOfParts(t *testing.T) {
 	}
 	r.config.Files = files
 	r.files.Store(nil)
+}
+
+// TestPartsAndWholesAtRandom admits and releases pods of both kinds, over restarts: no card
+// is given beyond what it has, or whole beside a part.
+func TestPartsAndWholesAtRandom(t *testing.T) {
+	seed := rand.Uint64()
+	t.Logf("seed %d", seed)
+	random := rand.New(rand.NewPCG(seed, 0))
+	r := newRig(t, "mixed", share.Config{})
+	path := filepath.Join(filepath.Dir(r.config.Dir), "ledger")
+	live := map[types.UID]bool{}
+	for i := range 400 {
+		uid := types.UID(fmt.Sprint("p", i))
+		p := podWith(string(uid), share.GPU, 1+random.Int64N(2))
+		if random.IntN(4) > 0 {
+			p = partOf(string(uid), 1+random.Int64N(30000), random.Int64N(70))
+			p.Spec.Containers[0].Resources.Limits[share.GPU] = *resource.NewQuantity(1+random.Int64N(2), resource.DecimalSI)
+			if random.IntN(3) == 0 {
+				early := *p.Spec.Containers[0].DeepCopy()
+				early.Name, early.Resources.Limits[share.Memory] = "early", *resource.NewQuantity(1+random.Int64N(30000), resource.DecimalSI)
+				p.Spec.InitContainers = []core.Container{early}
+			}
+		}
+		if err := r.manager.Admit(p); err == nil {
+			live[uid] = true
+		}
+		for uid := range live {
+			if random.IntN(5) == 0 {
+				delete(live, uid)
+				if err := r.manager.Release(uid); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		if random.IntN(10) == 0 {
+			m, err := devices.New(devices.Config{Path: path, Providers: []devices.Provider{r.GPUs}, Log: slog.New(slog.DiscardHandler)})
+			if err != nil {
+				t.Fatal(err)
+			}
+			r.manager = m
+		}
+		checkCards(t, r)
+	}
+}
+
+// checkCards looks for a card that is given twice.
+func checkCards(t *testing.T, r *rig) {
+	t.Helper()
+	var parts []string
+	whole := map[string]types.UID{}
+	for _, h := range r.manager.Holdings() {
+		for _, id := range h.IDs {
+			if _, cut := alloc.ParseShare(id); cut {
+				parts = append(parts, id)
+			} else if other, twice := whole[id]; twice && other != h.UID {
+				t.Fatalf("%s is given to %s and %s", id, other, h.UID)
+			} else {
+				whole[id] = h.UID
+			}
+		}
+	}
+	for card, a := range alloc.Used(parts) {
+		g, _ := r.machine.GPU(card)
+		if _, also := whole[card]; also || a.MemoryMiB > int64(*g.MemoryBytes>>20) || a.CorePercent > 100 {
+			t.Fatalf("of %s %s are given, whole %v", card, a, also)
+		}
+	}
 }

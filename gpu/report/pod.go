@@ -213,6 +213,9 @@ func given(c *Chain, p *core.Pod, n Node) {
 			}
 			found = true
 			text := fmt.Sprintf("container %s holds %s (%s)", h.Container, what, h.Device)
+			if h.Share != "" {
+				text = fmt.Sprintf("container %s holds %s of %s (%s), kept within it by: %s", h.Container, h.Share, what, h.Device, h.Enforced)
+			}
 			if h.Claim != "" {
 				text += " by the claim " + h.Claim
 			}
