@@ -1,6 +1,8 @@
 package scheduler
 
 import (
+	"context"
+	"fmt"
 	"strconv"
 	"time"
 
@@ -56,6 +58,7 @@ func (s *Scheduler) updateClaim(key types.NamespacedName, now time.Time) concern
 	} else {
 		freed = s.cluster.Devices.RemoveClaim(key) || old != nil && devices.IsExtended(old) // its pod waits for that
 	}
+	s.review = s.review || len(s.waiting) > 0
 	switch {
 	case freed:
 		return deviceful
@@ -77,7 +80,11 @@ func (s *Scheduler) ended(o outcome, now time.Time) (wake concern) {
 		}
 	}
 	s.cluster.Devices.Forget(o.UID, o.decision.Grant)
-	if o.bound {
+	switch {
+	case o.bound:
+		return wake
+	case o.waits && s.assumed[o.UID]: // it may have gone meanwhile
+		s.waiting[o.UID], s.review = o.attempt, true
 		return wake
 	}
 	if o.retry {
@@ -88,6 +95,46 @@ func (s *Scheduler) ended(o outcome, now time.Time) (wake concern) {
 		}
 	}
 	return everybody // its room is free
+}
+
+// bindReady goes on with the pods whose devices are ready, and ends the wait of those whose
+// devices will not be.
+func (s *Scheduler) bindReady(ctx context.Context, now time.Time) {
+	if !s.review && (s.due.IsZero() || s.due.After(now)) {
+		return
+	}
+	s.review, s.due = false, time.Time{}
+	for uid, a := range s.waiting {
+		ready, until, err := s.ready(a, now)
+		if !ready && err == nil {
+			if s.due.IsZero() || until.Before(s.due) {
+				s.due = until
+			}
+			continue
+		}
+		delete(s.waiting, uid)
+		a.hopeless = err
+		s.write(func() { s.inbox.ended(s.bind(ctx, a)) })
+	}
+}
+
+// ready looks at all claims of a pod that waits.
+func (s *Scheduler) ready(a attempt, now time.Time) (all bool, until time.Time, err error) {
+	all = true
+	for _, c := range a.reserved.all {
+		o := s.cluster.Devices.Claim(types.NamespacedName{Namespace: c.Namespace, Name: c.Name})
+		if o == nil {
+			return false, until, fmt.Errorf("claim %s/%s is gone", c.Namespace, c.Name)
+		}
+		ready, end, err := devices.Ready(o, now)
+		if err != nil {
+			return false, until, err
+		}
+		if all = all && ready; !ready && (until.IsZero() || end.Before(until)) {
+			until = end
+		}
+	}
+	return all, until, nil
 }
 
 func revision(o *resource.ResourceClaim) int64 {

@@ -303,3 +303,43 @@ func TestLongSearchEnds(t *testing.T) {
 		t.Fatalf("%v", d.Message())
 	}
 }
+
+// TestPodWaitsForDevicesToBecomeReady, counts on its node meanwhile, and gets others if they
+// will not be.
+func TestPodWaitsForDevicesToBecomeReady(t *testing.T) {
+	ctx := context.Background()
+	c := newCluster(t, memory.New())
+	c.node("a", "2")
+	slice := &resource.ResourceSlice{ObjectMeta: metav1.ObjectMeta{Name: "s"}, Spec: resource.ResourceSliceSpec{Driver: "d.io", NodeName: new("a"), Pool: resource.ResourcePool{Name: "a", ResourceSliceCount: 1},
+		Devices: []resource.Device{{Name: "x", BindingConditions: []string{"d.io/attached"}, BindingFailureConditions: []string{"d.io/broken"}}}}}
+	must[*resource.ResourceSlice](t)(client.Create(ctx, c, api.ResourceSlices, slice))
+	c.class("any", `device.driver == "d.io"`)
+	c.claim("c", "any", 1)
+	c.pod("p", "2", claims("c"))
+	eventually(t, func() bool {
+		return c.said("BindingConditionsPending p: waiting for binding conditions for device on node a")
+	})
+	c.pod("late", "1")
+	c.until("late", "told that the node is full", waiting)
+	if p := client.Cached(c, api.Pods, "default", "p"); bound(p) {
+		t.Fatal("bound before the device is ready")
+	}
+	must[struct{}](t)(struct{}{}, client.Delete(ctx, c, api.Pods, "default", "late", metav1.DeleteOptions{GracePeriodSeconds: new(int64(0))}))
+	say := func(condition string) {
+		o := c.getClaim("c").DeepCopy()
+		o.Status.Devices = []resource.AllocatedDeviceStatus{{Driver: "d.io", Pool: "a", Device: "x", Conditions: []metav1.Condition{
+			{Type: condition, Status: metav1.ConditionTrue, Reason: "Test", Message: "m", LastTransitionTime: metav1.Now()}}}}
+		must[*resource.ResourceClaim](t)(client.UpdateStatus(ctx, c, api.ResourceClaims, o))
+	}
+	say("d.io/broken")
+	eventually(t, func() bool { // taken back, and tried anew
+		o := c.getClaim("c")
+		return o.Status.Allocation != nil && o.Status.Devices == nil && len(o.Status.ReservedFor) == 1
+	})
+	// A scheduler that comes anew goes on waiting.
+	c.stop()
+	c.start()
+	eventually(t, func() bool { return c.count("BindingConditionsPending") == 3 })
+	say("d.io/attached")
+	c.until("p", "bound", bound)
+}

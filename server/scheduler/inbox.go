@@ -56,8 +56,9 @@ type outcome struct {
 	attempt
 	// written are the claims as they stand after what the binding wrote.
 	written []*resource.ResourceClaim
-	// bound: the pod is; retry: it is not, and wants to be. Neither: it is gone.
-	bound, retry bool
+	// bound: the pod is; waits: its devices are not ready; retry: it is not bound, and wants
+	// to be. None of them: it is gone.
+	bound, waits, retry bool
 }
 
 func (b *inbox) ended(o outcome) {

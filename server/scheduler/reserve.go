@@ -36,6 +36,8 @@ type reservation struct {
 	written  []*resource.ResourceClaim
 	reserved []devices.Granted
 	made     *resource.ResourceClaim
+	// all are the pod's claims as far as this reservation knows them.
+	all []*resource.ResourceClaim
 	// broken: a claim could not be written; the error is none of the pod's.
 	broken bool
 }
@@ -44,6 +46,7 @@ func (r *reservation) make(ctx context.Context, g devices.Grant) error {
 	r.broken = true
 	for _, c := range g.Claims {
 		if c.Allocation == nil && resourceclaim.IsReservedForPod(r.pod.Pod, c.ResourceClaim, false) {
+			r.all = append(r.all, c.ResourceClaim)
 			continue
 		}
 		if err := r.reserve(ctx, c); err != nil {
@@ -95,8 +98,20 @@ func (r *reservation) reserve(ctx context.Context, c devices.Granted) error {
 	if err != nil {
 		return fmt.Errorf("reserving claim %s/%s: %w", c.Namespace, c.Name, err)
 	}
+	r.all = append(r.all, o)
 	r.written, r.reserved = append(r.written, o), append(r.reserved, devices.Granted{ResourceClaim: o, Allocation: c.Allocation})
 	return nil
+}
+
+// ready tells that nothing keeps the pod from being bound. What is wrong with a claim shows
+// when the pod waits for it.
+func (r *reservation) ready() bool {
+	for _, o := range r.all {
+		if ok, _, err := devices.Ready(o, time.Now()); !ok || err != nil {
+			return false
+		}
+	}
+	return true
 }
 
 // retry calls write with copies of the claim, as it stands if somebody else was faster.

@@ -58,8 +58,13 @@ type Scheduler struct {
 	assumed map[types.UID]bool
 	// nominated pods wait for victims on a node; less important pods leave room for them.
 	nominated map[types.UID]nomination
-	writes    chan struct{} // a token per write under way
-	numbers   *numbers
+	// waiting pods are bound once their devices are ready; due is when to look at them at
+	// the latest (zero: never), review asks for it now.
+	waiting map[types.UID]attempt
+	due     time.Time
+	review  bool
+	writes  chan struct{} // a token per write under way
+	numbers *numbers
 }
 
 type nomination struct {
@@ -79,7 +84,7 @@ func New(cfg Config) (*Scheduler, error) {
 		cfg.Log = slog.Default()
 	}
 	return &Scheduler{cfg: cfg, inbox: newInbox(), cluster: placement.NewCluster(), queue: newQueue(),
-		known: map[types.NamespacedName]types.UID{}, assumed: map[types.UID]bool{}, nominated: map[types.UID]nomination{},
+		known: map[types.NamespacedName]types.UID{}, assumed: map[types.UID]bool{}, nominated: map[types.UID]nomination{}, waiting: map[types.UID]attempt{},
 		writes: make(chan struct{}, maxWrites), numbers: newNumbers()}, nil
 }
 
@@ -100,12 +105,17 @@ func (s *Scheduler) Run(ctx context.Context) error {
 	defer timer.Stop()
 	for ctx.Err() == nil {
 		s.update(time.Now())
+		s.bindReady(ctx, time.Now())
 		if p := s.queue.pop(time.Now()); p != nil {
 			s.schedule(ctx, p)
 			continue
 		}
 		timer.Stop()
-		if at, ok := s.queue.next(); ok {
+		at, ok := s.queue.next()
+		if !s.due.IsZero() && (!ok || s.due.Before(at)) {
+			at, ok = s.due, true
+		}
+		if ok {
 			timer.Reset(time.Until(at))
 		}
 		select {
@@ -244,6 +254,7 @@ func (s *Scheduler) forget(uid types.UID) {
 	s.cluster.RemovePod(uid)
 	delete(s.assumed, uid)
 	delete(s.nominated, uid)
+	delete(s.waiting, uid)
 }
 
 // schedule decides about one pod and starts the write that follows.
@@ -258,7 +269,7 @@ func (s *Scheduler) schedule(ctx context.Context, p *pending) {
 			pod = pod.With(d.Units)
 		}
 		s.cluster.AddPod(pod, d.Node)
-		attempt := attempt{p, p.attempts, began, d}
+		attempt := attempt{pending: p, number: p.attempts, began: began, decision: d}
 		s.write(func() { s.inbox.ended(s.bind(ctx, attempt)) })
 		return
 	}
@@ -286,6 +297,10 @@ type attempt struct {
 	number   int
 	began    time.Time
 	decision placement.Decision
+	// reserved is what was written for the pod, which waits for its devices now; nil before.
+	reserved *reservation
+	// hopeless is why it waits in vain; nil if it does not.
+	hopeless error
 }
 
 // place asks placement with the room of more important nominated pods taken.

@@ -102,6 +102,17 @@ func (c *cluster) said(what string) bool {
 	return strings.Contains(strings.Join(c.events, "\n"), what)
 }
 
+func (c *cluster) count(reason string) (n int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, e := range c.events {
+		if strings.HasPrefix(e, reason+" ") {
+			n++
+		}
+	}
+	return n
+}
+
 func newCluster(t testing.TB, store datastore.Store) *cluster {
 	t.Helper()
 	if t, ok := t.(*testing.T); ok {

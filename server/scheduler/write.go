@@ -23,8 +23,15 @@ import (
 // the cache. What failed half-way is undone.
 func (s *Scheduler) bind(ctx context.Context, p attempt) outcome {
 	out := outcome{attempt: p}
-	r := reservation{Scheduler: s, pod: p.Pod}
-	err := r.make(ctx, p.decision.Grant)
+	r, err := p.reserved, p.hopeless
+	if r == nil {
+		r = &reservation{Scheduler: s, pod: p.Pod}
+		if err = r.make(ctx, p.decision.Grant); err == nil && !r.ready() {
+			s.cfg.Events.Event(p.Pod.Pod, core.EventTypeNormal, "BindingConditionsPending", "waiting for binding conditions for device on node %s", p.decision.Node)
+			out.reserved, out.waits, out.written = r, true, r.written
+			return out
+		}
+	}
 	if err == nil {
 		err = s.assign(ctx, p)
 	}

@@ -30,7 +30,7 @@ const maxAnswers = 32
 // features are those that upstream's 1.37 has on unless it is told otherwise.
 var features = structured.Features{
 	AdminAccess: true, PrioritizedList: true, PartitionableDevices: true, DeviceTaints: true,
-	ConsumableCapacity: true, FractionalCapacityRange: true,
+	ConsumableCapacity: true, FractionalCapacityRange: true, DeviceBindingAndStatus: true,
 }
 
 // Attempt is what a pod asks for through claims, looked up for one try to place it.
@@ -41,7 +41,8 @@ type Attempt struct {
 	missing  []*resource.ResourceClaim // those of claims without an allocation
 	wish     string
 	extended *extended // nil: nothing is asked for through a class's resource name
-	deadline time.Time
+	// began is when the attempt did, deadline when the search ends.
+	began, deadline time.Time
 }
 
 // Attempt looks up what p asks for; nil if that is nothing. The error says why no node
@@ -83,7 +84,8 @@ func (s *State) Attempt(p *core.Pod, scalars map[core.ResourceName]int64) (*Atte
 	if whole {
 		a.wish = wish.String()
 	}
-	a.deadline = time.Now().Add(cmp.Or(s.MaxSearch, maxSearch))
+	a.began = time.Now()
+	a.deadline = a.began.Add(cmp.Or(s.MaxSearch, maxSearch))
 	return a, nil
 }
 
@@ -102,7 +104,11 @@ type Node struct {
 func (a *Attempt) Fits(n Node) (string, Unavailable, error) {
 	var away Unavailable
 	for _, c := range a.claims {
-		if c.Status.Allocation != nil && c.where != nil && !c.where.Match(n.Node) {
+		if c.Status.Allocation == nil {
+			continue
+		}
+		_, _, err := Ready(c.ResourceClaim, a.began) // devices that will not be ready are no good anywhere
+		if err != nil || c.where != nil && !c.where.Match(n.Node) {
 			away = append(away, c.ResourceClaim)
 		}
 	}
