@@ -55,7 +55,7 @@ type Nurse interface {
 
 // Ledger is who remembers (devices.Manager).
 type Ledger interface {
-	HoldClaim(c devices.Claim) (devices.Claim, error)
+	HoldClaim(c devices.Claim, anew bool) (devices.Claim, error)
 	ClaimPrepared(claim types.UID, driver string, d devices.ClaimDriver) error
 	Claims() map[types.UID]devices.Claim
 	ClaimsOf(pod types.UID) []devices.Claim
@@ -228,7 +228,6 @@ func (c *Claims) prepare(ctx context.Context, pod types.UID, u use) error {
 	defer done()
 	held := devices.Claim{UID: u.claim.UID, Namespace: u.claim.Namespace, Name: u.claim.Name,
 		Pods: map[types.UID]devices.ClaimPod{pod: u.pod}, Drivers: map[string]devices.ClaimDriver{}}
-	now := map[string][]devices.ClaimDevice{}
 	for name, list := range allocated(u.claim) {
 		driver, ok := c.config.Driver(name)
 		if !ok {
@@ -239,9 +238,14 @@ func (c *Claims) prepare(ctx context.Context, pod types.UID, u use) error {
 				return fmt.Errorf("ResourceClaim %s: %w", u.claim.Name, err)
 			}
 		}
-		now[name], held.Drivers[name] = list, devices.ClaimDriver{Devices: list}
+		held.Drivers[name] = devices.ClaimDriver{Devices: list}
 	}
-	if held, err = c.config.Ledger.HoldClaim(held); err != nil {
+	// What no driver has made ready, in this boot, may be known by other names now.
+	anew := true
+	for _, d := range c.config.Ledger.Claims()[u.claim.UID].Drivers {
+		anew = anew && d.Prepared != c.config.Boot
+	}
+	if held, err = c.config.Ledger.HoldClaim(held, anew); err != nil {
 		return fmt.Errorf("ResourceClaim %s: %w", u.claim.Name, err)
 	}
 	for name, known := range held.Drivers {
@@ -249,7 +253,6 @@ func (c *Claims) prepare(ctx context.Context, pod types.UID, u use) error {
 		if known.Prepared == c.config.Boot {
 			continue
 		}
-		known.Devices = now[name] // another boot knew parts by other names
 		if !ok {
 			return fmt.Errorf("DRA driver %s is not registered", name)
 		}

@@ -101,22 +101,24 @@ func (m *Manager) ClaimsOf(pod types.UID) []Claim {
 }
 
 // HoldClaim takes the devices of a claim for the pods in it. One that is held already gets
-// the pods, and keeps its devices. It is on the disk when this returns; nothing is taken if somebody
-// else holds a device.
-func (m *Manager) HoldClaim(c Claim) (Claim, error) {
+// the pods, and keeps its devices unless anew: then it has those of c. It is on the disk when this
+// returns; nothing is taken if somebody else holds a device.
+func (m *Manager) HoldClaim(c Claim, anew bool) (Claim, error) {
 	m.admitting.Lock()
 	defer m.admitting.Unlock()
 	offer := m.offer()
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	now, held := m.ledger.Claims[c.UID]
-	if !held {
-		if err := m.ledger.roomFor(c, m.ledger.busy(offer), m.reserved); err != nil {
+	next := now.clone()
+	if !held || anew {
+		others := m.ledger.withoutClaim(c.UID)
+		if err := others.roomFor(c, others.busy(offer), m.reserved); err != nil {
 			return c, err
 		}
-		now = c
+		next = c.clone()
+		maps.Copy(next.Pods, now.Pods)
 	}
-	next := now.clone()
 	if next.Pods == nil {
 		next.Pods = map[types.UID]ClaimPod{}
 	}

@@ -62,7 +62,7 @@ func TestClaimsAndPodsExcludeEachOther(t *testing.T) {
 		m := manager(t, filepath.Join(t.TempDir(), "ledger"), &fake{tc.offer})
 		do := func(what any, name string) error {
 			if c, ok := what.(Claim); ok {
-				_, err := m.HoldClaim(c)
+				_, err := m.HoldClaim(c, false)
 				return err
 			}
 			return m.Admit(pod(name, gpu, what.(string)))
@@ -92,7 +92,7 @@ func TestLifeOfAClaim(t *testing.T) {
 		return v
 	}
 	for _, p := range []string{"x", "y"} {
-		if _, err := m.HoldClaim(claimOf("a", p, part("GPU-0"))); err != nil {
+		if _, err := m.HoldClaim(claimOf("a", p, part("GPU-0")), false); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -100,7 +100,7 @@ func TestLifeOfAClaim(t *testing.T) {
 		t.Fatal(err)
 	}
 	m = manager(t, path, f)
-	c, err := m.HoldClaim(claimOf("a", "z", part("GPU-9")))
+	c, err := m.HoldClaim(claimOf("a", "z", part("GPU-9")), false)
 	if err != nil || c.Drivers["d.io"].Devices[0].Part != "GPU-0" || c.Drivers["d.io"].Prepared != "boot" || string(c.Drivers["d.io"].State) != "s" || len(c.Pods) != 3 {
 		t.Errorf("%+v %v", c, err)
 	}
@@ -148,7 +148,7 @@ func TestNoDeviceTwiceWithClaims(t *testing.T) {
 		case 0:
 			_ = m.Admit(pod(fmt.Sprint("p", i), gpu, fmt.Sprint(1+r.IntN(2)))) // it may not fit
 		case 1:
-			if _, err := m.HoldClaim(claimOf(fmt.Sprint("c", i), fmt.Sprint("q", i), part(fmt.Sprint("GPU-", r.IntN(6))))); err == nil {
+			if _, err := m.HoldClaim(claimOf(fmt.Sprint("c", i), fmt.Sprint("q", i), part(fmt.Sprint("GPU-", r.IntN(6)))), false); err == nil {
 				claims++
 			}
 		case 2, 3:
@@ -189,7 +189,7 @@ func BenchmarkClaim(b *testing.B) {
 	m := manager(b, filepath.Join(b.TempDir(), "ledger"), &fake{map[string][]Device{gpu: cards(8)}})
 	c := claimOf("a", "x", part("GPU-0"), part("GPU-1"))
 	for b.Loop() {
-		if _, err := m.HoldClaim(c); err != nil {
+		if _, err := m.HoldClaim(c, false); err != nil {
 			b.Fatal(err)
 		}
 		if err := m.ClaimPrepared("uid-a", "d.io", c.Drivers["d.io"]); err != nil {

@@ -41,21 +41,14 @@ func (g Claims) Resolve(claim *resource.ResourceClaim, list []devices.ClaimDevic
 	var out []devices.ClaimDevice
 	for _, d := range list {
 		found, ok := pool.Device(d.Device)
-		if !ok || found.UUID == "" || d.Pool != g.config.Node {
+		if !ok || found.UUID == "" && g.config.Dynamic == nil || d.Pool != g.config.Node {
 			return nil, fmt.Errorf("device %s of pool %s is not on this node", d.Device, d.Pool)
 		}
-		if !v.Allocatable(found.UUID) && !d.Admin && !tolerated(claim, d) {
-			return nil, fmt.Errorf("device %s of pool %s is not healthy%s", d.Device, d.Pool, sentence(v, found.UUID))
+		uuid := cmp.Or(found.UUID, found.Card)
+		if !v.Allocatable(uuid) && !d.Admin && !tolerated(claim, d) {
+			return nil, fmt.Errorf("device %s of pool %s is not healthy%s", d.Device, d.Pool, sentence(v, uuid))
 		}
-		d.Part, d.CDI = found.UUID, []string{cdiName(claim.UID, d.Device)}
-		for _, other := range pool.Devices {
-			if other.Name != found.Name && other.UUID != "" && found.Conflicts(other) {
-				d.Excludes = append(d.Excludes, other.UUID)
-			}
-		}
-		if found.MIG { // also where the card itself is no device: its mode must stay
-			d.Excludes = append(d.Excludes, found.Card)
-		}
+		d.Part, d.CDI, d.Excludes = cmp.Or(found.UUID, found.Name), []string{cdiName(claim.UID, d.Device)}, excludes(pool, found)
 		out = append(out, d)
 	}
 	return out, nil
@@ -90,6 +83,8 @@ func sentence(v View, uuid string) string {
 type claimState struct {
 	// Sharing is by device; those without are not in it.
 	Sharing map[string]params.Sharing `json:"sharing,omitempty"`
+	// Made are MIG devices that were made for the claim.
+	Made []string `json:"made,omitempty"`
 }
 
 // Prepare reads the claim's parameters, and looks whether the devices are free for it.
@@ -97,7 +92,8 @@ func (g Claims) Prepare(ctx context.Context, claim *resource.ResourceClaim, know
 	m := g.config.Look().Machine
 	state := claimState{Sharing: map[string]params.Sharing{}}
 	for _, d := range known.Devices {
-		_, mig := m.MIGDevice(d.Part)
+		_, card := m.GPU(d.Part)
+		mig := !card
 		c, err := parameters(claim, d, mig)
 		if err != nil {
 			return known, fmt.Errorf("device %s: %w", d.Device, err)
@@ -110,7 +106,7 @@ func (g Claims) Prepare(ctx context.Context, claim *resource.ResourceClaim, know
 		if c.Sharing.Strategy != "" {
 			state.Sharing[d.Device] = c.Sharing
 		}
-		if d.Admin {
+		if d.Admin || unmade(d.Part) {
 			continue
 		}
 		if err := g.handOver(ctx, m, d.Part); err != nil {
@@ -118,6 +114,9 @@ func (g Claims) Prepare(ctx context.Context, claim *resource.ResourceClaim, know
 		}
 	}
 	var err error
+	if known.Devices, state.Made, err = g.made(ctx, known.Devices); err != nil {
+		return known, err
+	}
 	known.State, err = json.Marshal(state)
 	return known, err
 }
@@ -137,8 +136,16 @@ func parameters(claim *resource.ResourceClaim, d devices.ClaimDevice, mig bool) 
 	return params.For(kind, given)
 }
 
-// Unprepare has nothing to undo.
-func (Claims) Unprepare(context.Context, devices.Claim, devices.ClaimDriver) error { return nil }
+// Unprepare takes away what was made for the claim.
+func (g Claims) Unprepare(ctx context.Context, _ devices.Claim, known devices.ClaimDriver) error {
+	var state claimState
+	if len(known.State) > 0 {
+		if err := json.Unmarshal(known.State, &state); err != nil {
+			return fmt.Errorf("reading what was prepared: %w", err)
+		}
+	}
+	return g.unmake(ctx, known.Devices, state.Made)
+}
 
 // ClaimEdits are those for the claim's devices.
 func (g Claims) ClaimEdits(ctx context.Context, c host.DeviceHolder, claim devices.Claim, list []devices.ClaimDevice, state []byte) (host.DeviceEdits, error) {

@@ -14,6 +14,7 @@ import (
 	"orch/agent/devices"
 	"orch/agent/host"
 	"orch/gpu/device"
+	"orch/gpu/fakenvml"
 	"orch/gpu/mps"
 	"orch/gpu/share"
 )
@@ -148,7 +149,7 @@ func TestClaimsAreHolders(t *testing.T) {
 	list[1].Admin = true
 	held := devices.Claim{UID: c.UID, Namespace: "ns", Name: "a", Drivers: map[string]devices.ClaimDriver{"gpu.nvidia.com": {Devices: list}},
 		Pods: map[types.UID]devices.ClaimPod{"p": {Name: "p", Containers: map[string][]devices.ClaimRequest{"x": {{Claim: "r"}}, "y": {{Claim: "r"}}}}}}
-	if _, err := r.manager.HoldClaim(held); err != nil {
+	if _, err := r.manager.HoldClaim(held, false); err != nil {
 		t.Fatal(err)
 	}
 	var figures []device.Figures
@@ -195,7 +196,7 @@ func TestMPSOfAClaim(t *testing.T) {
 		t.Fatal(err)
 	}
 	held, err := r.manager.HoldClaim(devices.Claim{UID: c.UID, Namespace: c.Namespace, Name: c.Name, Drivers: map[string]devices.ClaimDriver{"gpu.nvidia.com": ready},
-		Pods: map[types.UID]devices.ClaimPod{"p": {Name: "p", Containers: map[string][]devices.ClaimRequest{"main": {{Claim: "a"}}}}}})
+		Pods: map[types.UID]devices.ClaimPod{"p": {Name: "p", Containers: map[string][]devices.ClaimRequest{"main": {{Claim: "a"}}}}}}, false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -219,4 +220,122 @@ func TestMPSOfAClaim(t *testing.T) {
 		t.Error(err)
 	}
 	r.config.Guard.MPS = d
+}
+
+// dynamic is a rig whose cards get MIG devices made for claims.
+func dynamic(t *testing.T) (*rig, *fakenvml.Player) {
+	r := newRig(t, "h200-mig", share.Config{MIG: share.Mixed})
+	player := fakenvml.New(device.Recording{Machine: r.machine})
+	r.config.Guard.Holdings = r.manager.Holdings
+	r.config.Dynamic = &Dynamic{Driver: player, Refresh: func(ctx context.Context) (err error) {
+		r.machine, err = player.Machine(ctx)
+		return err
+	}}
+	return r, player
+}
+
+// hold has the claim's devices resolved and held, as agent/claims does.
+func (r *rig) hold(c *resource.ResourceClaim, list []devices.ClaimDevice) (devices.ClaimDriver, error) {
+	list, err := Claims{r.GPUs}.Resolve(c, list)
+	if err != nil {
+		return devices.ClaimDriver{}, err
+	}
+	held, err := r.manager.HoldClaim(devices.Claim{UID: c.UID, Namespace: c.Namespace, Name: c.Name, Pods: map[types.UID]devices.ClaimPod{"p": {Name: "p"}},
+		Drivers: map[string]devices.ClaimDriver{"gpu.nvidia.com": {Devices: list}}}, true)
+	return held.Drivers["gpu.nvidia.com"], err
+}
+
+// TestMIGDeviceIsMadeForAClaim: idle ones make room, nobody gets it in between, and it goes with the claim.
+func TestMIGDeviceIsMadeForAClaim(t *testing.T) {
+	r, player := dynamic(t)
+	ctx, driver := t.Context(), Claims{r.GPUs}
+	const name = "gpu-0-mig-3g71gb-9-0" // where 2g and two 1g lie
+	before := r.machine.GPUs[0].MIGDevices()
+	plain := podWith("plain", share.MIGResource("2g.35gb"), 1)
+	if err := r.manager.Admit(plain); err != nil {
+		t.Fatal(err)
+	}
+	c, list := claimed(name)
+	if _, err := r.hold(c, list); err == nil || !strings.Contains(err.Error(), "is in use by pod") {
+		t.Fatalf("a place that is held was taken: %v", err)
+	}
+	if err := r.manager.Release("plain"); err != nil {
+		t.Fatal(err)
+	}
+	known, err := r.hold(c, list)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := r.manager.Admit(podWith("late", share.MIGResource("2g.35gb"), 1)); err == nil {
+		t.Error("what makes room for a claim was given to a pod")
+	}
+	player.SetProcesses(device.Process{PID: 7, UUID: r.machine.GPUs[0].UUID, GI: &before[0].GI, Kind: device.ProcessCompute})
+	if _, err := driver.Prepare(ctx, c, known); err == nil || !strings.Contains(err.Error(), "process 7 uses the MIG device in its place") {
+		t.Errorf("a process was cut off: %v", err)
+	}
+	player.SetProcesses()
+	ready, err := driver.Prepare(ctx, c, known)
+	if err != nil {
+		t.Fatal(err)
+	}
+	made, ok := r.machine.MIGDevice(ready.Devices[0].Part)
+	if !ok || made.Profile != "3g.71gb" || made.Placement.Start != 0 || len(r.machine.GPUs[0].MIGDevices()) != 2 {
+		t.Fatalf("made is %+v, there are %+v", made, r.machine.GPUs[0].MIGDevices())
+	}
+	// orch is killed before it can write that down: the device is nobody else's, and is found again.
+	for _, d := range r.Offer()[share.MIGResource("3g.71gb")] {
+		if d.ID == made.UUID {
+			t.Error("it is offered before its claim knows of it")
+		}
+	}
+	again, err := driver.Prepare(ctx, c, known)
+	if err != nil || again.Devices[0].Part != made.UUID || string(again.State) != `{"made":["`+name+`"]}` {
+		t.Errorf("%+v %s %v", again, again.State, err)
+	}
+	if err := r.manager.ClaimPrepared(c.UID, "gpu.nvidia.com", again); err != nil {
+		t.Fatal(err)
+	}
+	if n := len(r.Offer()[share.MIGResource("3g.71gb")]); n != 2 {
+		t.Errorf("%d are offered", n)
+	}
+	other, list := claimed("gpu-0-mig-1g18gb-19-1")
+	other.UID, other.Name = "other", "b"
+	if _, err := r.hold(other, list); err == nil || !strings.Contains(err.Error(), "is in use by ResourceClaim ns/a") {
+		t.Errorf("a place that a claim has was taken: %v", err)
+	}
+	if err := driver.Unprepare(ctx, devices.Claim{}, again); err != nil {
+		t.Fatal(err)
+	}
+	if err := driver.Unprepare(ctx, devices.Claim{}, again); err != nil || len(r.machine.GPUs[0].MIGDevices()) != 1 {
+		t.Errorf("%v, left are %+v", err, r.machine.GPUs[0].MIGDevices())
+	}
+}
+
+// TestMIGDeviceThatWasThereStays when its claim goes; one that was made and never written down does not.
+func TestMIGDeviceThatWasThereStays(t *testing.T) {
+	r, _ := dynamic(t)
+	driver, n := Claims{r.GPUs}, len(r.machine.GPUs[0].MIGDevices())
+	c, list := claimed("gpu-0-mig-2g35gb-14-0")
+	known, err := r.hold(c, list)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ready, err := driver.Prepare(t.Context(), c, known)
+	if err != nil || string(ready.State) != "{}" {
+		t.Fatalf("%s %v", ready.State, err)
+	}
+	if err := driver.Unprepare(t.Context(), devices.Claim{}, ready); err != nil || len(r.machine.GPUs[0].MIGDevices()) != n {
+		t.Errorf("%v, left are %+v", err, r.machine.GPUs[0].MIGDevices())
+	}
+	c, list = claimed("gpu-1-mig-1g18gb-19-0")
+	c.UID, c.Name = "b", "b"
+	if known, err = r.hold(c, list); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := driver.Prepare(t.Context(), c, known); err != nil || len(r.machine.GPUs[1].MIGDevices()) != 1 {
+		t.Fatal(err)
+	}
+	if err := driver.Unprepare(t.Context(), devices.Claim{}, known); err != nil || len(r.machine.GPUs[1].MIGDevices()) != 0 {
+		t.Errorf("%v, left are %+v", err, r.machine.GPUs[1].MIGDevices())
+	}
 }

@@ -59,6 +59,8 @@ type Config struct {
 	Files func(m device.Machine) (cdi.Files, error)
 	// Use is how much of a card and its MIG devices is in use, and by whom; nil where nobody can tell.
 	Use func(ctx context.Context, card string) ([]device.Figures, []device.Process, error)
+	// Dynamic makes MIG devices for claims; nil: claims get those that are there.
+	Dynamic *Dynamic
 	// Guard keeps those who share cards within their shares.
 	Guard Guard
 	// ImageCache reads the loader's cache of an image; engine.ErrNotFound if it has none.
@@ -74,6 +76,9 @@ type Config struct {
 type GPUs struct {
 	config Config
 	now    func() time.Time
+
+	// changing lets one claim at a time have MIG devices made or taken away.
+	changing sync.Mutex
 
 	files atomic.Pointer[found]
 
@@ -144,8 +149,11 @@ func (g *GPUs) Changed() <-chan struct{} {
 func (g *GPUs) Offer() map[string][]devices.Device {
 	v := g.config.Look()
 	units, _ := alloc.Offer(v.Machine, g.config.Share)
-	out, near := map[string][]devices.Device{}, numa(v.Machine)
+	out, near, unborn := map[string][]devices.Device{}, numa(v.Machine), g.unborn(v)
 	for _, u := range units {
+		if unborn[u.Device()] {
+			continue
+		}
 		out[u.Resource] = append(out[u.Resource], devices.Device{ID: u.ID, Part: u.Device(), Shared: u.Replica >= 0, Healthy: v.Allocatable(u.Device()), NUMA: near[u.Device()]})
 	}
 	return out

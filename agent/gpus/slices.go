@@ -14,7 +14,7 @@ func (g *GPUs) Slices(others func(resource string) bool) []resource.ResourceSlic
 }
 
 func (g *GPUs) pool(v View, others func(resource string) bool) slices.Node {
-	return slices.Node{Name: g.config.Node, Machine: v.Machine, Share: g.config.Share, Others: others, Taints: taints(v)}
+	return slices.Node{Name: g.config.Node, Machine: v.Machine, Share: g.config.Share, Dynamic: g.config.Dynamic != nil, Others: others, Taints: taints(v)}
 }
 
 // taints are those of devices by UUID. What may not be given out has one, whatever the reason.
