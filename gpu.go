@@ -53,11 +53,14 @@ type gpuConfig struct {
 	GPUConfig, MIGConfig, GPUDriverRoot, GPUDevRoot, GPURecording, GPUMetrics, CDIDir string
 	// PartsByMPS and MPSExclusive are how cards are shared that several pods have parts of.
 	PartsByMPS, MPSExclusive bool
+	// DynamicMIG has MIG devices made for claims.
+	DynamicMIG bool
 }
 
 func (c *gpuConfig) addFlags(f *pflag.FlagSet) {
 	f.StringVar(&c.GPUConfig, "gpu-config", "", "how GPUs are shared: a file as NVIDIA's device plugin reads it (version v1)")
 	f.StringVar(&c.MIGConfig, "mig-config-file", "", "MIG layouts that the node label "+gpus.LabelMIG+" may name, beside those that follow from the cards (all-disabled, all-1g.10gb, all-balanced): a file as NVIDIA's mig-parted reads it (version v1)")
+	f.BoolVar(&c.DynamicMIG, "gpu-dynamic-mig", false, "make MIG devices for the claims that are allocated them, on cards whose MIG mode is on, and take them away afterwards")
 	f.StringVar(&c.GPUDriverRoot, "gpu-driver-root", "", "where the NVIDIA driver's files lie, if not below /")
 	f.StringVar(&c.GPUDevRoot, "gpu-dev-root", "", "folder whose dev has the GPUs' device nodes, if not /")
 	f.StringVar(&c.GPURecording, "gpu-recording", "", "file of a recorded machine that is played instead of this one's GPUs, to try things out")
@@ -118,8 +121,12 @@ func newGPUs(c nodeConfig, imageFile func(ctx context.Context, ref, path string,
 	if err != nil {
 		return nil, err
 	}
+	var dynamic *gpus.Dynamic
+	if g.config.DynamicMIG {
+		dynamic = &gpus.Dynamic{Driver: g.mig, Refresh: g.inventory.Refresh}
+	}
 	g.provider, err = gpus.New(gpus.Config{
-		Node: c.NodeName, Look: g.look, Changes: g.inventory.Subscribe, Share: sharing, Files: g.files, Use: g.use, Guard: guard,
+		Node: c.NodeName, Look: g.look, Changes: g.inventory.Subscribe, Share: sharing, Files: g.files, Use: g.use, Guard: guard, Dynamic: dynamic,
 		ImageCache: func(ctx context.Context, i engine.Image) ([]byte, error) {
 			return imageFile(ctx, i.ID, "/etc/ld.so.cache", maxLoaderCache)
 		},

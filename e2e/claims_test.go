@@ -147,6 +147,10 @@ func TestClaims(t *testing.T) {
 		c.K("delete", "resourceclaim", "shared")
 		gpuPod(c, "all", "nvidia.com/gpu", 4)
 		c.Ready("all")
+		c.K("delete", "pod", "all")
+		c.K("delete", "resourceclaimtemplate", "one-card") // the example's has the same name
+		c.Apply(readFile(t, filepath.Join(lab.Root(), "examples", "gpu", "claims.yaml")))
+		c.Ready("together")
 	})
 }
 
@@ -190,6 +194,67 @@ spec:
 	})
 	c.K("delete", "pod", "one")
 	c.Ready("plain")
+	c.K("delete", "pod", "two", "plain")
+	c.Apply(readFile(t, filepath.Join(lab.Root(), "examples", "gpu", "claims.yaml")))
+	c.Ready("part")
+}
+
+// TestMIGDevicesAreMadeForClaims: what a card could have is offered, made when the pod comes, and gone with it.
+func TestMIGDevicesAreMadeForClaims(t *testing.T) {
+	g := newGPUMachine(t, "h200-mig", 0)
+	h := lab.New(t).Host("carvebox")
+	h.Images()
+	server := h.StartServer(g.flags("--gpu-dynamic-mig")...)
+	c := newCluster(t, h)
+	if n := len(c.devicesInAPI("carvebox")); n < 2*25 {
+		t.Errorf("only %d devices are offered", n)
+	}
+	c.Apply(`
+apiVersion: resource.k8s.io/v1
+kind: ResourceClaimTemplate
+metadata: {name: large}
+spec:
+  spec:
+    devices:
+      requests:
+      - name: part
+        exactly:
+          deviceClassName: mig.nvidia.com
+          selectors: [{cel: {expression: "device.attributes['gpu.nvidia.com'].profile == '4g.71gb'"}}]
+`)
+	for _, name := range []string{"one", "two", "three"} { // two cards, one place each
+		claimed(c, name, map[string]string{"r": "resourceClaimTemplateName: large"}, map[string]string{"main": "r"})
+	}
+	var run []string
+	c.Eventually(patience, "two of three run", func() error {
+		run = strings.Fields(c.K("get", "pods", "--field-selector", "status.phase=Running", "-o", "jsonpath={.items[*].metadata.name}"))
+		if len(run) != 2 {
+			return fmt.Errorf("running are %v", run)
+		}
+		return nil
+	})
+	first, second := c.visible(run[0], "main"), c.visible(run[1], "main")
+	if !strings.HasPrefix(first, "MIG-") || first == second {
+		t.Errorf("devices are %s and %s", first, second)
+	}
+	equal(t, "capabilities", c.K("exec", run[0], "--", "sh", "-c", "ls /dev/nvidia-caps | wc -l"), "2")
+	server.Kill()
+	server.Restart()
+	c.Ready(run...)
+	c.K("delete", "pod", run[0])
+	c.Eventually(patience, "the third runs", func() error {
+		if n := strings.Fields(c.K("get", "pods", "--field-selector", "status.phase=Running", "-o", "jsonpath={.items[*].metadata.name}")); len(n) != 2 {
+			return fmt.Errorf("running are %v", n)
+		}
+		return nil
+	})
+	c.K("delete", "pod", "--all")
+	c.Eventually(patience, "what was made is gone", func() error {
+		if text := c.Kubectl("get", "resourceslices", "-o", "yaml"); strings.Contains(text, "nvidia.com/mig-4g.71gb") {
+			return errors.New("there is a device that serves nvidia.com/mig-4g.71gb")
+		}
+		return nil
+	})
 }
 
 // ledger is what the host's agent has written down of its devices.
