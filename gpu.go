@@ -307,7 +307,7 @@ func (g *nodeGPUs) paths() map[string]http.Handler {
 }
 
 // partition keeps the cards as the node's label wishes. It alone waits for the server.
-func (g *nodeGPUs) partition(ctx context.Context, node gpuNode, event func(eventType, reason, message string)) error {
+func (g *nodeGPUs) partition(ctx context.Context, node gpuNode, event func(eventType, reason, message string), podEvent func(api.MIGDemand, string, string)) error {
 	wishes, err := node.wishes(ctx)
 	if err != nil {
 		return endOr(ctx, err)
@@ -315,6 +315,7 @@ func (g *nodeGPUs) partition(ctx context.Context, node gpuNode, event func(event
 	return g.provider.Partition(ctx, gpus.Partition{
 		Driver: g.mig, File: g.layouts, Ready: g.inventory.Ready(), Wish: node.wish, Wishes: wishes, State: node.state, Event: event,
 		Reserve: g.devices.Reserve, Holdings: g.devices.Holdings, Refresh: g.inventory.Refresh, Reset: g.inventory.ResetCard,
+		Planner: gpus.Planner{Demand: node.demand, Potential: node.potential, PodEvent: podEvent},
 	}, g.freed)
 }
 
@@ -376,6 +377,9 @@ func (g *nodeGPUs) run(ctx context.Context, c *client.Client, nodeName string, p
 			return err
 		},
 	}
+	podEvent := func(d api.MIGDemand, reason, message string) {
+		recorder.EventAt(core.ObjectReference{Kind: "Pod", APIVersion: "v1", Namespace: d.Namespace, Name: d.Pod, UID: d.UID}, core.EventTypeNormal, reason, message)
+	}
 	slices, err := g.publisher(c, nodeName)
 	if err != nil {
 		return err
@@ -383,7 +387,7 @@ func (g *nodeGPUs) run(ctx context.Context, c *client.Client, nodeName string, p
 	parts := []func(context.Context) error{
 		slices.Run, g.claims.Run, g.drivers.Run,
 		func(ctx context.Context) error { return follow(ctx, g.drivers, g.provider.Tell) },
-		func(ctx context.Context) error { return g.partition(ctx, gpuNode{c, nodeName}, care.Event) },
+		func(ctx context.Context) error { return g.partition(ctx, gpuNode{c, nodeName}, care.Event, podEvent) },
 		g.inventory.Run, g.provider.Run, g.publish, g.devices.Run, recorder.Run,
 		func(ctx context.Context) error { return g.plugins.run(ctx, care.Event) },
 		func(ctx context.Context) error { return g.provider.Tend(ctx, care, g.released) },

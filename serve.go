@@ -102,7 +102,7 @@ func controlParts(control *server.Server, log *slog.Logger) ([]server.Part, erro
 	specs, err := controllers.Specs(controllers.Deps{Client: c, Events: said, ClusterCIDR: control.Resolved().ClusterCIDR,
 		RootCA: control.PKI().ServerCA(), Kinds: control.Collected, Changed: control.KindsChanged,
 		Others: control.Others("namespace-controller"), Owned: control.Others("generic-garbage-collector"),
-		Migrated: control.Others("storage-version-migrator-controller"), GPUTaint: control.Resolved().GPUTaint})
+		Migrated: control.Others("storage-version-migrator-controller"), GPUTaint: control.Resolved().GPUTaint, MIGPlanner: control.Resolved().MIGPlanner})
 	if err != nil {
 		return nil, err
 	}

@@ -48,6 +48,8 @@ type Config struct {
 	AdmissionConfig string
 	// GPUTaint keeps pods that ask for no GPU off nodes that have some.
 	GPUTaint bool
+	// MIGPlanner has idle GPUs partitioned for pods that wait.
+	MIGPlanner bool
 	// NoSecretsEncryption makes no keys for Secrets at the first start; SecretsProvider is the cipher
 	// of new keys, EncryptionConfig a file for further resources.
 	// ResetSecretsEncryption gives up Secrets whose key is lost.
@@ -82,6 +84,7 @@ func (c *Config) AddFlags(f *pflag.FlagSet) {
 	f.StringVar(&c.ClusterDomain, "cluster-domain", "cluster.local", "DNS domain of the cluster")
 	f.StringVar(&c.ServiceNodePortRange, "service-node-port-range", "30000-32767", "ports for Services of type NodePort")
 	f.BoolVar(&c.GPUTaint, "gpu-taint", false, "taint the nodes that have GPUs with nvidia.com/gpu=present:NoSchedule; pods that ask for NVIDIA's resources get the toleration (admission plugin ExtendedResourceToleration)")
+	f.BoolVar(&c.MIGPlanner, "gpu-mig-planner", false, "partition idle GPUs (MIG) for pods that wait for nvidia.com/gpu or nvidia.com/mig-*, on nodes without the label nvidia.com/mig.config")
 	f.StringSliceVar(&c.Disable, "disable", nil, "packaged parts to leave out: "+strings.Join(disableable, ", "))
 	f.BoolFunc("secrets-encryption", "keep Secrets encrypted in the datastore; false makes no keys at the first start (default true)", func(v string) error {
 		on, err := strconv.ParseBool(v)

@@ -1,7 +1,6 @@
 package gpus
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -57,6 +56,7 @@ type Partition struct {
 	// Refresh has the machine read again; Reset resets a card that nobody holds.
 	Refresh func(ctx context.Context) error
 	Reset   func(ctx context.Context, g device.GPU) error
+	Planner Planner
 }
 
 // retryPartition is how long after a failure of the driver, or while a process that no pod
@@ -74,6 +74,10 @@ type partitioner struct {
 	said string
 	// vain is the wish and layout that the driver refused.
 	vain string
+	// told is what the planner said that the node could offer; shaped when it changed a card.
+	told          map[string]int
+	toldPotential bool
+	shaped        map[string]time.Time
 	// again: this is another try of what failed, and nothing else has changed.
 	again bool
 }
@@ -121,7 +125,12 @@ func (p *partitioner) once(ctx context.Context) (retry bool, err error) {
 	wish, shown := p.Wish()
 	if wish == "" {
 		p.said, p.vain = "", ""
-		return false, nil
+		return p.demanded(ctx)
+	}
+	if p.Planner.Demand != nil {
+		if err := p.potential(ctx, nil); err != nil {
+			return false, err
+		}
 	}
 	key := p.key(wish)
 	if key == p.vain {
@@ -262,7 +271,7 @@ func (p *partitioner) steps(ctx context.Context, plan mig.Plan) (obstacle, error
 	}
 	for _, s := range plan.Steps {
 		if err := p.step(ctx, plan.Card, s); err != nil {
-			return obstacle{}, fmt.Errorf("GPU %s: %s %s: %w", plan.Card, s.Op, cmp.Or(s.Profile.Name, fmt.Sprintf("instance %d", s.GI)), err)
+			return obstacle{}, fmt.Errorf("GPU %s: %s: %w", plan.Card, s, err)
 		}
 	}
 	return obstacle{}, nil

@@ -33,6 +33,16 @@ type Step struct {
 	Parts   []int
 }
 
+func (s Step) String() string {
+	switch s.Op {
+	case Create:
+		return fmt.Sprintf("%s %s", s.Op, s.Profile.Name)
+	case Destroy:
+		return fmt.Sprintf("%s instance %d", s.Op, s.GI)
+	}
+	return string(s.Op)
+}
+
 // Plan is what must change on a card. With nothing to do and nothing in the way, the card
 // is as it should be.
 type Plan struct {

@@ -23,6 +23,7 @@ import (
 	"orch/server/controllers/garbage"
 	"orch/server/controllers/gputaint"
 	"orch/server/controllers/job"
+	"orch/server/controllers/migplanner"
 	"orch/server/controllers/namespace"
 	"orch/server/controllers/nodeipam"
 	"orch/server/controllers/nodelife"
@@ -58,8 +59,8 @@ type Deps struct {
 	Others   namespace.Others
 	Owned    garbage.Others
 	Migrated storagemigration.Others
-	// GPUTaint has nodes with GPUs tainted.
-	GPUTaint bool
+	// GPUTaint has nodes with GPUs tainted, MIGPlanner idle GPUs partitioned for pods that wait.
+	GPUTaint, MIGPlanner bool
 	// Now is the clock; nil means the real one.
 	Now func() time.Time
 }
@@ -101,6 +102,7 @@ func Specs(d Deps) ([]reconcile.Spec, error) {
 		resourceclaim.Specs(resourceclaim.Deps{Client: c, Events: rec}),
 		storagemigration.Specs(storagemigration.Deps{Client: c, Kinds: d.Kinds, Changed: d.Changed, Others: d.Migrated, Now: now}),
 		gputaint.Specs(c, d.GPUTaint),
+		migplanner.Specs(c, d.MIGPlanner),
 		deviceclass.Specs(c),
 		devicetaint.Specs(devicetaint.Deps{Client: c, Events: rec, Now: now}),
 		// Namespaces and what is in them.
