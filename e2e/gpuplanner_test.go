@@ -37,6 +37,7 @@ func TestGPUMIGPlanner(t *testing.T) {
 	c.Ready("late")
 	offers("gpu", "")
 	c.gone("pod", "late", "slice")
+	server.Stop()
 	server.RestartWithout("--gpu-mig-planner")
 	c.Gets("node/planned", `{.metadata.annotations.orch\.io/mig-demand}`, "")
 	c.Gets("node/planned", `{.metadata.annotations.orch\.io/mig-potential}`, "")
