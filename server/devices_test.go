@@ -42,6 +42,8 @@ func TestDevicesOfNodes(t *testing.T) {
 		{"own slices", "GET", deviceSlices + "?fieldSelector=" + url.QueryEscape("spec.nodeName=n1"), "", 200, ""},
 		{"claim of its pod", "GET", claims + "/used", "", 200, ""},
 		{"claim of nobody", "GET", claims + "/idle", "", 403, "no relationship found between node 'n1' and this object"},
+		{"naming a claim for a pod", "PATCH", pods + "/p/status", `{"status":{"resourceClaimStatuses":[{"name":"r","resourceClaimName":"idle"}]}}`, 403, `node "n1" cannot update resource claim statues`},
+		{"naming a claim for extended resources", "PATCH", pods + "/p/status", `{"status":{"extendedResourceClaimStatus":{"resourceClaimName":"idle","requestMappings":[{"containerName":"c","resourceName":"x.io/y","requestName":"r"}]}}}`, 403, `node "n1" cannot update extended resource claim status`},
 		{"deleting its slice", "DELETE", deviceSlices + "/mine", "", 200, ""},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

@@ -76,12 +76,15 @@ func isTrue(b *bool) bool { return b != nil && *b }
 
 // restrictSlice: a node lists its own devices only.
 func restrictSlice(node string, a *registry.Attributes) error {
-	s, ok := object[resource.ResourceSlice](a)
-	if !ok || a.Operation != registry.Create {
-		return nil // access has looked at the slice that is stored
+	foreign := func(s *resource.ResourceSlice) bool {
+		return s == nil || s.Spec.NodeName == nil || *s.Spec.NodeName != node
 	}
-	if s.Spec.NodeName == nil || *s.Spec.NodeName != node {
+	s, _ := object[resource.ResourceSlice](a)
+	switch { // access has looked at the slice that is stored, but not at each of a collection
+	case a.Operation == registry.Create && foreign(s):
 		return forbid(a, "can only create ResourceSlice with the same NodeName as the requesting node")
+	case a.Operation == registry.Delete && foreign(old[resource.ResourceSlice](a)):
+		return forbid(a, "can only delete ResourceSlice with the same NodeName as the requesting node")
 	}
 	return nil
 }

@@ -72,6 +72,9 @@ func (l *List) restrictPod(node string, a *registry.Attributes) error {
 		if n != nil && !equality.Semantic.DeepEqual(o.Labels, n.Labels) {
 			return forbid(a, "node %q cannot update labels through pod status", node)
 		}
+		if n != nil {
+			return restrictClaims(node, a, &o.Status, &n.Status)
+		}
 		return nil
 	case a.Subresource == "eviction" && a.Operation == registry.Create:
 		name := a.Name
@@ -84,6 +87,19 @@ func (l *List) restrictPod(node string, a *registry.Attributes) error {
 		return nil
 	}
 	return forbid(a, "unexpected operation %q, node %q can only create and delete mirror pods", a.Operation, node)
+}
+
+// restrictClaims: which claims a pod has is not the node's to say; it may read those that are named.
+func restrictClaims(node string, a *registry.Attributes, old, now *core.PodStatus) error {
+	switch same := equality.Semantic.DeepEqual; {
+	case !same(old.ResourceClaimStatuses, now.ResourceClaimStatuses):
+		return forbid(a, "node %q cannot update resource claim statues", node) // upstream's spelling
+	case !same(old.ExtendedResourceClaimStatus, now.ExtendedResourceClaimStatus):
+		return forbid(a, "node %q cannot update extended resource claim status", node)
+	case !same(old.NodeAllocatableResourceClaimStatuses, now.NodeAllocatableResourceClaimStatuses):
+		return forbid(a, "node %q cannot update node allocatable resource claim statuses", node)
+	}
+	return nil
 }
 
 func podIn(o any) *core.Pod { p, _ := o.(*core.Pod); return p }
