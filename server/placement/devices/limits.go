@@ -2,6 +2,7 @@ package devices
 
 import (
 	"encoding/json"
+	"fmt"
 	"slices"
 	"strings"
 
@@ -17,6 +18,8 @@ type Limits struct {
 	Asks []alloc.Ask
 	// Need is how many units of each resource the pod has at once at most.
 	Need map[string]int
+	// wish is the same for pods whose asks are, if parts are among them.
+	wish string
 }
 
 // LimitsOf reads a pod; the zero Limits ask for nothing.
@@ -27,6 +30,9 @@ func LimitsOf(p *core.Pod) Limits {
 			l.Need = map[string]int{}
 		}
 		l.Need[w.Resource] = w.Count
+	}
+	if l.Parts() {
+		l.wish = fmt.Sprint(l.Asks)
 	}
 	return l
 }

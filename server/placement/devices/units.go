@@ -23,10 +23,18 @@ type view struct {
 	free    map[string][]alloc.Unit
 	healthy map[string]int
 	held    []string
-	// parts are the units of which parts can be given.
-	parts []alloc.Unit
+	// parts are the units of which parts can be given; chosen is what pods that want some were
+	// answered, by their wish: of a large fleet few nodes change from one pod to the next.
+	parts  []alloc.Unit
+	chosen map[string]choice
 	// unnamed and wanted are sums over the holders.
 	unnamed, wanted map[string]int
+}
+
+// choice is an answer of Choose.
+type choice struct {
+	units Units
+	err   error
 }
 
 // gpus reads the pool of the built-in driver.
@@ -196,6 +204,22 @@ func (s *State) Room(name, resource string, want int) (fits, ever bool) {
 // Choose picks the units that a pod gets on a node; those of resources that the node does
 // not serve are not its matter.
 func (s *State) Choose(name string, l Limits) (Units, error) {
+	if l.wish == "" {
+		return s.choose(name, l)
+	}
+	v := s.look(s.node(name))
+	if got, ok := v.chosen[l.wish]; ok {
+		return got.units, got.err
+	}
+	u, err := s.choose(name, l)
+	if v.chosen == nil || len(v.chosen) >= maxAnswers {
+		v.chosen = map[string]choice{}
+	}
+	v.chosen[l.wish] = choice{u, err}
+	return u, err
+}
+
+func (s *State) choose(name string, l Limits) (Units, error) {
 	var asks []alloc.Ask
 	for _, a := range l.Asks {
 		a.Wants = slices.DeleteFunc(slices.Clone(a.Wants), func(w alloc.Want) bool { return !s.Serves(name, core.ResourceName(w.Resource)) })
