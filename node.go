@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 
@@ -264,7 +265,7 @@ func announceNode(ctx context.Context, log *slog.Logger, a *agent.Agent) {
 
 // elsewhere is the cluster seen through HTTP, as a joined node sees it.
 func elsewhere(m *join.Membership, nodeName string) (cluster, error) {
-	transport, err := client.NewHTTP(client.HTTPConfig{Server: m.Server(), CA: m.CA(), Certificate: m.Certificate, UserAgent: "orch-agent"})
+	transport, err := client.NewHTTP(client.HTTPConfig{Server: m.Server(), CA: m.CA(), Certificate: m.Certificate, UserAgent: "kubelet/" + kubernetesVersion + " (" + runtime.GOOS + "/" + runtime.GOARCH + ") orch/" + version})
 	if err != nil {
 		return cluster{}, err
 	}
