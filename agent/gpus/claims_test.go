@@ -2,6 +2,7 @@ package gpus
 
 import (
 	"context"
+	"log/slog"
 	"slices"
 	"strings"
 	"testing"
@@ -11,6 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 
+	"orch/agent/claims"
 	"orch/agent/devices"
 	"orch/agent/host"
 	"orch/gpu/device"
@@ -337,5 +339,36 @@ func TestMIGDeviceThatWasThereStays(t *testing.T) {
 	}
 	if err := driver.Unprepare(t.Context(), devices.Claim{}, known); err != nil || len(r.machine.GPUs[1].MIGDevices()) != 0 {
 		t.Errorf("%v, left are %+v", err, r.machine.GPUs[1].MIGDevices())
+	}
+}
+
+// BenchmarkClaimOfAPod is the device part of a pod with a claim of four cards: taken, prepared, given to
+// a container.
+func BenchmarkClaimOfAPod(b *testing.B) {
+	r := newRig(b, "h100-8", share.Config{MIG: share.Mixed})
+	claim, _ := claimed("gpu-1", "gpu-2", "gpu-3", "gpu-4")
+	claim.Status.ReservedFor = []resource.ResourceClaimConsumerReference{{Resource: "pods", Name: "p", UID: "p"}}
+	all, err := claims.New(claims.Config{Ledger: r.manager, Boot: "boot", Log: slog.New(slog.DiscardHandler),
+		Get:    func(context.Context, string, string) (*resource.ResourceClaim, error) { return claim, nil },
+		Driver: func(string) (claims.Driver, bool) { return Claims{r.GPUs}, true }})
+	if err != nil {
+		b.Fatal(err)
+	}
+	pod := podWith("p", "example.com/none", 1)
+	pod.Namespace, pod.Name = "ns", "p"
+	pod.Spec.ResourceClaims = []core.PodResourceClaim{{Name: "r", ResourceClaimName: &claim.Name}}
+	pod.Spec.Containers[0].Resources.Claims = []core.ResourceClaim{{Name: "r"}}
+	for b.Loop() {
+		if err := all.Prepare(b.Context(), pod); err != nil {
+			b.Fatal(err)
+		}
+		if e, err := all.Edits(b.Context(), host.DeviceHolder{Pod: pod, Container: &pod.Spec.Containers[0]}); err != nil || len(e.Devices) < 4 {
+			b.Fatal(e, err)
+		}
+		b.StopTimer()
+		if err := all.Release(b.Context(), "p"); err != nil {
+			b.Fatal(err)
+		}
+		b.StartTimer()
 	}
 }
