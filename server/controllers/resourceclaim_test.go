@@ -9,6 +9,7 @@ import (
 	core "k8s.io/api/core/v1"
 	resource "k8s.io/api/resource/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	quantity "k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"orch/api"
@@ -165,7 +166,8 @@ func TestGeneratedClaimGoesWhenItsPodIsDone(t *testing.T) {
 
 func TestClaimOfExtendedResourcesGoesWhenItsPodIsDone(t *testing.T) {
 	c := start(t)
-	p := make_(c, api.Pods, &core.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "p"}, Spec: core.PodSpec{Containers: []core.Container{{Name: "c", Image: "x"}}}})
+	p := make_(c, api.Pods, &core.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "p"}, Spec: core.PodSpec{Containers: []core.Container{{Name: "c", Image: "x",
+		Resources: core.ResourceRequirements{Limits: core.ResourceList{"nvidia.com/gpu": quantity.MustParse("1")}}}}}})
 	claim := claimNamed("p-extended-resources-x")
 	claim.Annotations = map[string]string{resource.ExtendedResourceClaimAnnotation: "true"}
 	claim.OwnerReferences = []metav1.OwnerReference{{APIVersion: "v1", Kind: "Pod", Name: "p", UID: p.UID, Controller: new(true)}}

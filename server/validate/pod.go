@@ -241,6 +241,7 @@ func PodStatus(o, old *core.Pod) Errors {
 	stayEnded(&e, o, old)
 	podIPs(&e, o)
 	hostIPs(&e, o)
+	podClaims(&e, o)
 	return e.List()
 }
 
