@@ -2,6 +2,9 @@ package placement
 
 import (
 	"fmt"
+	"slices"
+
+	core "k8s.io/api/core/v1"
 
 	"orch/server/placement/devices"
 )
@@ -62,6 +65,33 @@ func (c *Cluster) grant(p *Pod, a *devices.Attempt, n *Node) (g devices.Grant, u
 		return devices.Grant{}, nil, err
 	}
 	return g, u, nil
+}
+
+// Reserve counts p on a node that it was promised, with the devices of its claims as far as
+// they are free, until undo is called; other is to be placed meanwhile. A claim that both
+// name is left alone.
+func (c *Cluster) Reserve(p *Pod, node string, other *Pod) (undo func()) {
+	c.AddPod(p, node)
+	undo = func() { c.RemovePod(p.UID) }
+	n := c.Node(node)
+	if a, err := c.attempt(p); err == nil && a != nil && n != nil && !shareClaims(p, other) {
+		if g, err := a.Grant(n.forDevices()); err == nil {
+			c.Devices.Assume(p.UID, g)
+			return func() {
+				c.Devices.Forget(p.UID, g)
+				c.RemovePod(p.UID)
+			}
+		}
+	}
+	return undo
+}
+
+func shareClaims(p, other *Pod) bool {
+	return p.Namespace == other.Namespace && slices.ContainsFunc(p.Spec.ResourceClaims, func(a core.PodResourceClaim) bool {
+		return a.ResourceClaimName != nil && slices.ContainsFunc(other.Spec.ResourceClaims, func(b core.PodResourceClaim) bool {
+			return b.ResourceClaimName != nil && *a.ResourceClaimName == *b.ResourceClaimName
+		})
+	})
 }
 
 // preferFirstAlternatives prefers nodes where requests get what they list first.

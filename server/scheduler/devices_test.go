@@ -11,6 +11,7 @@ import (
 	resource "k8s.io/api/resource/v1"
 	"k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 
 	"orch/api"
 	"orch/api/client"
@@ -104,7 +105,7 @@ func TestClaimIsAllocatedBeforeItsPodIsBound(t *testing.T) {
 	c := newCluster(t, memory.New())
 	c.node("a", "8")
 	c.pod("p", "1", claims("c"))
-	c.until("p", "told that its claim is missing", saying(`0/1 nodes are available: resourceclaim.resource.k8s.io "c" not found. preemption: 0/1 nodes are available: 1 Preemption is not helpful for scheduling.`))
+	c.until("p", "told that its claim is missing", saying(`0/1 nodes are available: could not find ResourceClaim "default/c". preemption: 0/1 nodes are available: 1 Preemption is not helpful for scheduling.`))
 	c.claim("c", "gpu", 2)
 	c.until("p", "told that the class is missing", saying(`0/1 nodes are available: request r: device class gpu does not exist. preemption: 0/1 nodes are available: 1 Preemption is not helpful for scheduling.`))
 	c.class("gpu", gpuClass)
@@ -342,4 +343,30 @@ func TestPodWaitsForDevicesToBecomeReady(t *testing.T) {
 	eventually(t, func() bool { return c.count("BindingConditionsPending") == 3 })
 	say("d.io/attached")
 	c.until("p", "bound", bound)
+}
+
+// TestDevicesArePromised to a pod that waits for a node: who is less important does not get
+// them meanwhile.
+func TestDevicesArePromised(t *testing.T) {
+	s := must[*Scheduler](t)(New(Config{Client: &client.Client{}, Events: &cluster{}}))
+	s.cluster.SetNode(&core.Node{ObjectMeta: metav1.ObjectMeta{Name: "a"}, Status: core.NodeStatus{Allocatable: core.ResourceList{"pods": quantity("10")}}})
+	s.cluster.Devices.SetSlice(&resource.ResourceSlice{ObjectMeta: metav1.ObjectMeta{Name: "s"}, Spec: resource.ResourceSliceSpec{Driver: "d.io", NodeName: new("a"),
+		Pool: resource.ResourcePool{Name: "a", ResourceSliceCount: 1}, Devices: []resource.Device{{Name: "x"}}}})
+	s.cluster.Devices.SetClass(&resource.DeviceClass{ObjectMeta: metav1.ObjectMeta{Name: "c"}})
+	pods := map[string]*placement.Pod{}
+	for name, priority := range map[string]int32{"boss": 10, "low": 1} {
+		s.cluster.Devices.SetClaim(&resource.ResourceClaim{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: name, UID: types.UID(name), ResourceVersion: "1"},
+			Spec: resource.ResourceClaimSpec{Devices: resource.DeviceClaim{Requests: []resource.DeviceRequest{{Name: "r",
+				Exactly: &resource.ExactDeviceRequest{DeviceClassName: "c", AllocationMode: resource.DeviceAllocationModeExactCount, Count: 1}}}}}})
+		p := &core.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: name, UID: types.UID(name)}, Spec: core.PodSpec{Priority: &priority}}
+		claims(name)(p)
+		pods[name] = placement.NewPod(p)
+	}
+	s.nominated["boss"] = nomination{pods["boss"], "a"}
+	if d := s.place(&pending{Pod: pods["low"]}); d.Node != "" {
+		t.Error("the device went to the less important pod")
+	}
+	if d := s.place(&pending{Pod: pods["boss"]}); d.Node != "a" {
+		t.Errorf("the promise was not kept: %s", d.Message())
+	}
 }

@@ -308,8 +308,7 @@ func (s *Scheduler) place(p *pending) placement.Decision {
 	for uid, n := range s.nominated {
 		// One that is being bound counts already, with the devices that it gets.
 		if uid != p.UID && !s.assumed[uid] && n.pod.Priority() >= p.Priority() {
-			s.cluster.AddPod(n.pod, n.node)
-			defer s.cluster.RemovePod(uid)
+			defer s.cluster.Reserve(n.pod, n.node, p.Pod)()
 		}
 	}
 	return s.cluster.Place(p.Pod, rand.IntN)

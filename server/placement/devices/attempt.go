@@ -79,7 +79,7 @@ func (s *State) Attempt(p *core.Pod, scalars map[core.ResourceName]int64) (*Atte
 		}
 		a.missing = append(a.missing, c.ResourceClaim)
 		whole = whole && c.wish != ""
-		fmt.Fprintf(&wish, "%d:%s", len(c.wish), c.wish)
+		wish.WriteString(c.wish)
 	}
 	if whole {
 		a.wish = wish.String()
@@ -135,7 +135,7 @@ func (a *Attempt) asked(n Node) ([]*resource.ResourceClaim, string, string) {
 	}
 	wish := wishOf(&claim.Spec)
 	if wish != "" && (a.wish != "" || len(a.missing) == 0) {
-		wish = fmt.Sprintf("%s+%d:%s", a.wish, len(wish), wish)
+		wish = a.wish + wish
 	} else {
 		wish = ""
 	}

@@ -1,14 +1,13 @@
 package devices
 
 import (
+	"crypto/sha256"
 	"fmt"
 	"slices"
 	"strconv"
 
 	core "k8s.io/api/core/v1"
 	resource "k8s.io/api/resource/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/component-helpers/scheduling/corev1/nodeaffinity"
 	"k8s.io/dynamic-resource-allocation/resourceclaim"
@@ -26,7 +25,7 @@ type claim struct {
 	without map[types.UID]bool
 	// where the allocation can be used; nil: everywhere, or not allocated.
 	where *nodeaffinity.NodeSelector
-	// wish is the spec in a form that is equal for claims that ask for the same.
+	// wish is of the spec's content: equal for claims that ask for the same.
 	wish string
 }
 
@@ -162,7 +161,7 @@ func (s *State) claimsOf(p *core.Pod) ([]*claim, error) {
 		c := s.claims[types.NamespacedName{Namespace: p.Namespace, Name: *name}]
 		switch {
 		case c == nil:
-			return nil, apierrors.NewNotFound(schema.GroupResource{Group: resource.GroupName, Resource: "resourceclaim"}, *name)
+			return nil, fmt.Errorf("could not find ResourceClaim %q", p.Namespace+"/"+*name)
 		case c.DeletionTimestamp != nil:
 			return nil, fmt.Errorf("resourceclaim %q is being deleted", c.Name)
 		}
@@ -211,7 +210,8 @@ func wishOf(spec *resource.ResourceClaimSpec) string {
 	if err != nil {
 		return ""
 	}
-	return string(b)
+	sum := sha256.Sum256(b)
+	return string(sum[:])
 }
 
 func revision(o *resource.ResourceClaim) int64 {
