@@ -25,6 +25,7 @@ var (
 	watchBounds  = []float64{0, 1, 10, 100, 1000, 10000}
 	widthBounds  = []float64{1, 2, 4, 8, 16, 32, 64, 100}
 	demandBounds = []float64{0.2, 0.4, 0.6, 0.8, 1, 1.2, 1.4, 1.7, 2, 2.8, 4, 6}
+	partBounds   = []float64{0, 0.001, 0.003, 0.01, 0.03, 0.1, 0.25, 0.5, 0.75, 1}
 	usedBounds   = []float64{0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1}
 )
 
@@ -43,11 +44,14 @@ func (l *level) countsOf(s *schema) *counts {
 
 func seatsOf(r *fair.Request) int { return max(r.Seats, r.FinalSeats, 1) }
 
-// measured takes note of the seats that are wanted and taken. mu is held.
+// measured takes note of the seats that are wanted and taken, and of who waits. mu is held.
 func (l *level) measured(now time.Time) {
 	n := l.set.Counts()
 	l.wanted.Set(now, float64(n.SeatsInUse+n.SeatsWaiting)/l.nominal)
-	l.used.Set(now, float64(n.SeatsInUse)/float64(max(l.set.Limit(), 1)))
+	limit := float64(max(l.set.Limit(), 1))
+	l.used.Set(now, float64(n.SeatsInUse)/limit)
+	l.executing.Set(now, float64(n.Executing)/limit)
+	l.waiting.Set(now, float64(n.Waiting)/l.room)
 }
 
 // note counts what became of a request that arrived. mu is held.

@@ -258,6 +258,10 @@ type level struct {
 	// nominal seats are what wanted, of its seats, is a part of; used is a part of those it has now.
 	nominal      float64
 	wanted, used *histogram.Timed
+	// executing requests as a part of its seats, waiting ones as a part of room, what its
+	// queues can hold.
+	room               float64
+	executing, waiting *histogram.Timed
 
 	// Guarded by Control.mu.
 	bounds bounds

@@ -16,7 +16,7 @@ type descriptions struct {
 	lengths, waits, runs, watchers, widths      *prometheus.Desc
 	nominal, lower, upper, current              *prometheus.Desc
 	high, average, deviation, smoothed, targets *prometheus.Desc
-	demand, used                                *prometheus.Desc
+	demand, used, parts                         *prometheus.Desc
 	fraction, r                                 *prometheus.Desc
 }
 
@@ -53,6 +53,7 @@ func describe() descriptions {
 		demand: level("demand_seats", "Nanoseconds by the part of its nominal seats that a level could have used."),
 		used: prometheus.NewDesc("apiserver_flowcontrol_priority_level_seat_utilization", "Nanoseconds by the part of its seats that was taken.",
 			[]string{"priority_level"}, prometheus.Labels{"phase": "executing"}),
+		parts: d("flowcontrol_priority_level_request_utilization", "Nanoseconds by requests as a part of what the level has seats, or places in queues, for.", "phase", "priority_level"),
 
 		high:      level("demand_seats_high_watermark", "Most seats wanted at a time in the last period."),
 		average:   level("demand_seats_average", "Seats wanted on average in the last period."),
@@ -104,6 +105,8 @@ func (k *collector) Collect(out chan<- prometheus.Metric) {
 		now := k.c.now()
 		out <- l.wanted.Metric(now, k.d.demand, name)
 		out <- l.used.Metric(now, k.d.used, name)
+		out <- l.executing.Metric(now, k.d.parts, "executing", name)
+		out <- l.waiting.Metric(now, k.d.parts, "waiting", name)
 		out <- prometheus.MustNewConstMetric(k.d.noRoom, prometheus.CounterValue, float64(l.set.Counts().NoAccommodation), name)
 		for _, s := range slices.Sorted(maps.Keys(l.counts)) {
 			k.schema(out, l.counts[s], name, s)

@@ -77,7 +77,8 @@ func (c *Control) level(old *plan, o *flowcontrol.PriorityLevelConfiguration) *l
 	l := old.levels[o.Name]
 	if l == nil {
 		now := c.now()
-		l = &level{name: o.Name, counts: map[string]*counts{}, nominal: 1, wanted: histogram.NewTimed(demandBounds, now), used: histogram.NewTimed(usedBounds, now)}
+		l = &level{name: o.Name, counts: map[string]*counts{}, nominal: 1, wanted: histogram.NewTimed(demandBounds, now), used: histogram.NewTimed(usedBounds, now),
+			room: 1, executing: histogram.NewTimed(partBounds, now), waiting: histogram.NewTimed(partBounds, now)}
 		l.set = fair.New(c.now(), fair.Config{}, 0, l.started)
 	}
 	l.spec = &o.Spec
@@ -131,7 +132,7 @@ func (c *Control) share(p *plan) {
 		}
 		l.bounds = b
 		l.mu.Lock()
-		l.nominal = float64(max(b.nominal, 1))
+		l.nominal, l.room = float64(max(b.nominal, 1)), float64(max(t.queues.Queues*t.queues.QueueLength, 1))
 		l.mu.Unlock()
 		l.queued.Store(t.queues.Queues > 1)
 		most := 0
