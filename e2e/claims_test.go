@@ -42,6 +42,14 @@ func TestResourceSlices(t *testing.T) {
 	})
 	t.Logf("slices were seen %s after the agent's start began", time.Since(started).Round(time.Millisecond))
 	contains(t, c.Kubectl("get", "resourceslices", "-o", "yaml"), "gpu-0-mig-1g18gb-19-2", "gpu-0-counter-set", "orch.io/resource", "kind: Node")
+	versions := func() string {
+		return c.Kubectl("get", "resourceslices", "-o", "jsonpath={.items[*].metadata.resourceVersion}")
+	}
+	c.Eventually(patience, "slices are written on change only", func() error {
+		before := versions()
+		time.Sleep(time.Second)
+		return equalNow(before, versions())
+	})
 	name := c.Kubectl("get", "resourceslices", "--field-selector", "spec.nodeName=slicenode", "-o", "jsonpath={.items[0].metadata.name}")
 	c.Kubectl("delete", "resourceslice", name)
 	c.Eventually(patience, "what was deleted is made again", func() error {
@@ -58,6 +66,13 @@ func TestResourceSlices(t *testing.T) {
 		}
 		return nil
 	})
+}
+
+func equalNow(before, now string) error {
+	if before != now {
+		return fmt.Errorf("they were %s and are %s", before, now)
+	}
+	return nil
 }
 
 // claimed is a pod whose containers use claims: "a/b" in a container's list is request b of a.

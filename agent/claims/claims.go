@@ -70,6 +70,9 @@ type Config struct {
 	Get func(ctx context.Context, namespace, name string) (*resource.ResourceClaim, error)
 	// Driver finds a driver by its name; ok is false where it is not on this node now.
 	Driver func(name string) (d Driver, ok bool)
+	// Ready is closed once it is known what devices the node has: claims wait for it, rather than
+	// fail because orch has just been started.
+	Ready <-chan struct{}
 	// Boot names this run of the machine: what was prepared in another is not any more.
 	Boot string
 	Log  *slog.Logger
@@ -93,7 +96,7 @@ type turn struct {
 
 // New checks the config.
 func New(c Config) (*Claims, error) {
-	if c.Ledger == nil || c.Get == nil || c.Driver == nil || c.Boot == "" || c.Log == nil {
+	if c.Ledger == nil || c.Get == nil || c.Driver == nil || c.Ready == nil || c.Boot == "" || c.Log == nil {
 		return nil, errors.New("making the claims of a node: a dependency is missing")
 	}
 	return &Claims{config: c, wake: make(chan struct{}, 1), at: map[types.UID]*turn{}}, nil
@@ -137,6 +140,11 @@ func (c *Claims) Prepare(ctx context.Context, pod *core.Pod) error {
 	refs, err := references(pod)
 	if err != nil || len(refs) == 0 || c.prepared(pod.UID, refs) {
 		return err
+	}
+	select {
+	case <-c.config.Ready:
+	case <-ctx.Done():
+		return ctx.Err()
 	}
 	// All is looked at before anything is taken: a pod that fails can go without the drivers.
 	uses := make([]use, 0, len(refs))

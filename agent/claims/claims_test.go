@@ -70,11 +70,13 @@ type rig struct {
 	path   string
 	driver *driver
 	boot   string
+	ready  chan struct{}
 	server map[string]*resource.ResourceClaim
 }
 
 func newRig(t *testing.T) *rig {
-	r := &rig{t: t, path: filepath.Join(t.TempDir(), "ledger"), driver: &driver{}, boot: "boot", server: map[string]*resource.ResourceClaim{}}
+	r := &rig{t: t, path: filepath.Join(t.TempDir(), "ledger"), driver: &driver{}, boot: "boot", ready: make(chan struct{}), server: map[string]*resource.ResourceClaim{}}
+	close(r.ready)
 	r.restart()
 	return r
 }
@@ -86,7 +88,7 @@ func (r *rig) restart() {
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	r.Claims, err = New(Config{Ledger: m, Boot: r.boot, Log: log,
+	r.Claims, err = New(Config{Ledger: m, Ready: r.ready, Boot: r.boot, Log: log,
 		Get: func(_ context.Context, _, name string) (*resource.ResourceClaim, error) {
 			if c := r.server[name]; c != nil {
 				return c, nil
@@ -267,6 +269,23 @@ func TestLifeOfAClaim(t *testing.T) {
 	}
 	stop()
 	r.must(<-done, "unprepare a")
+}
+
+// TestClaimsWaitForTheMachine: while it is not known what devices there are, a claim does not fail.
+func TestClaimsWaitForTheMachine(t *testing.T) {
+	r := newRig(t)
+	r.ready = make(chan struct{})
+	r.restart()
+	r.claim("a", []string{"x"}, "p")
+	done := make(chan error, 1)
+	go func() { done <- r.Prepare(t.Context(), pod("p", []string{"a"}, "r0")) }()
+	select {
+	case err := <-done:
+		t.Fatalf("it did not wait: %v", err)
+	case <-time.After(20 * time.Millisecond):
+	}
+	close(r.ready)
+	r.must(<-done, "prepare a")
 }
 
 // TestPodsThatAreGone: after a restart their claims are let go.

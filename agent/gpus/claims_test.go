@@ -348,7 +348,9 @@ func BenchmarkClaimOfAPod(b *testing.B) {
 	r := newRig(b, "h100-8", share.Config{MIG: share.Mixed})
 	claim, _ := claimed("gpu-1", "gpu-2", "gpu-3", "gpu-4")
 	claim.Status.ReservedFor = []resource.ResourceClaimConsumerReference{{Resource: "pods", Name: "p", UID: "p"}}
-	all, err := claims.New(claims.Config{Ledger: r.manager, Boot: "boot", Log: slog.New(slog.DiscardHandler),
+	ready := make(chan struct{})
+	close(ready)
+	all, err := claims.New(claims.Config{Ledger: r.manager, Ready: ready, Boot: "boot", Log: slog.New(slog.DiscardHandler),
 		Get:    func(context.Context, string, string) (*resource.ResourceClaim, error) { return claim, nil },
 		Driver: func(string) (claims.Driver, bool) { return Claims{r.GPUs}, true }})
 	if err != nil {
