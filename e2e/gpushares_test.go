@@ -132,27 +132,12 @@ func shareWatchdog(t *testing.T, c cluster, g gpuMachine) {
 	sharePod(c, "greedy", "nvidia.com/gpumem: 3000", "restartPolicy: Never")
 	sharePod(c, "modest", "nvidia.com/gpumem: 3000", "restartPolicy: Never")
 	c.Ready("greedy", "modest")
-	f, err := os.Open(g.recording)
-	if err != nil {
-		t.Fatal(err)
-	}
-	rec, err := device.ReadRecording(f)
-	f.Close()
-	if err != nil {
-		t.Fatal(err)
-	}
-	for pod, mib := range map[string]uint64{"greedy": 3900, "modest": 2900} {
-		id := strings.TrimPrefix(c.Get("pod/"+pod, "{.status.containerStatuses[0].containerID}"), "containerd://")
-		rec.Processes = append(rec.Processes, device.Process{PID: processOf(t, id), Kind: device.ProcessCompute, UUID: g.GPUs[0].UUID, UsedBytes: new(mib << 20)})
-	}
-	var text strings.Builder
-	if _, err := rec.WriteTo(&text); err != nil {
-		t.Fatal(err)
-	}
-	writeFile(t, g.recording+".new", text.String())
-	if err := os.Rename(g.recording+".new", g.recording); err != nil {
-		t.Fatal(err)
-	}
+	rewrite(t, g.recording, func(rec *device.Recording) {
+		for pod, mib := range map[string]uint64{"greedy": 3900, "modest": 2900} {
+			id := strings.TrimPrefix(c.Get("pod/"+pod, "{.status.containerStatuses[0].containerID}"), "containerd://")
+			rec.Processes = append(rec.Processes, device.Process{PID: processOf(t, id), Kind: device.ProcessCompute, UUID: g.GPUs[0].UUID, UsedBytes: new(mib << 20)})
+		}
+	})
 	began := time.Now()
 	c.Gets("pod/greedy", "{.status.containerStatuses[0].state.terminated.reason}", "GPUMemoryLimitExceeded")
 	t.Logf("the offender was ended after %s", time.Since(began).Round(100*time.Millisecond))
@@ -162,6 +147,45 @@ func shareWatchdog(t *testing.T, c cluster, g gpuMachine) {
 	c.Says("GPUMemoryLimitExceeded", "get", "events")
 	equal(t, "its neighbour", c.Get("pod/modest", "{.status.phase}"), "Running")
 	c.gone("pod", "greedy", "modest")
+}
+
+// TestGPUShareByDriver: a driver that can limit memory by control group is told of a
+// container's before its process runs.
+func TestGPUShareByDriver(t *testing.T) {
+	g := newGPUMachine(t, "h100-8", 1)
+	rewrite(t, g.recording, func(rec *device.Recording) { rec.Machine.GPUs[0].MemoryLimits = true })
+	h := lab.New(t).Host("limitbox")
+	h.Images()
+	h.StartServer(g.flags()...)
+	c := newCluster(t, h)
+	sharePod(c, "one", "nvidia.com/gpumem: 3000")
+	c.Ready("one") // the group is there, else the driver would have refused
+	equal(t, "what keeps the pod", c.shared("one"), "True Driver")
+	contains(t, c.Get("pod/one", `{.status.conditions[?(@.type=="orch.io/GPUShareEnforced")].message}`), "the driver refuses more memory")
+	c.gone("pod", "one")
+}
+
+// rewrite changes a recording; it is whole at any moment.
+func rewrite(t *testing.T, path string, change func(*device.Recording)) {
+	t.Helper()
+	f, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	rec, err := device.ReadRecording(f)
+	f.Close()
+	if err != nil {
+		t.Fatal(err)
+	}
+	change(&rec)
+	var text strings.Builder
+	if _, err := rec.WriteTo(&text); err != nil {
+		t.Fatal(err)
+	}
+	writeFile(t, path+".new", text.String())
+	if err := os.Rename(path+".new", path); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // TestGPUMPS: NVIDIA's sharing file with mps, with a program that stands in for the driver's

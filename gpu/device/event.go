@@ -92,6 +92,7 @@ const (
 	CodeFunctionNotFound     = 13
 	CodeGPULost              = 15
 	CodeResetRequired        = 16
+	CodeOperatingSystem      = 17
 	CodeVersionMismatch      = 18 // library against kernel module
 	CodeInUse                = 19
 	CodeMemory               = 20

@@ -3,6 +3,7 @@ package fakenvml
 import (
 	"context"
 	"fmt"
+	"os"
 	"slices"
 	"sync"
 
@@ -222,11 +223,17 @@ func (p *Player) SetComputeMode(ctx context.Context, card, mode string) error {
 }
 
 // SetMemoryLimits bounds what the processes of a cgroup may hold of a card; only drivers
-// whose cards say MemoryLimits have it.
+// whose cards say MemoryLimits have it. The group's folder must be there.
 func (p *Player) SetMemoryLimits(ctx context.Context, card, cgroup string, requestBytes, limitBytes uint64) error {
 	return p.change(ctx, "SetMemoryLimits", card, func(g *device.GPU) error {
 		if !g.MemoryLimits {
 			return problem("SetMemoryLimits", device.CodeFunctionNotFound, "Function Not Found")
+		}
+		if requestBytes > limitBytes || g.MemoryBytes != nil && limitBytes > *g.MemoryBytes {
+			return problem("SetMemoryLimits", device.CodeInvalidArgument, "Invalid Argument")
+		}
+		if st, err := os.Stat(cgroup); err != nil || !st.IsDir() {
+			return problem("SetMemoryLimits", device.CodeOperatingSystem, "Operating System Error: the group "+cgroup+" cannot be opened")
 		}
 		return nil
 	})

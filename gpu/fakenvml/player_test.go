@@ -44,6 +44,18 @@ func TestPlayerRefusesWhatACardRefuses(t *testing.T) {
 	if err := p.DestroyInstance(ctx, empty, made.ID); err != nil {
 		t.Error(err)
 	}
+	p.Change(func(m *device.Machine) { m.GPUs[0].MemoryLimits = true })
+	limited := p.Snapshot().GPUs[0].UUID
+	for _, tc := range []struct {
+		cgroup         string
+		request, limit uint64
+		code           int
+	}{{t.TempDir(), 1, 2, 0}, {t.TempDir(), 3, 2, device.CodeInvalidArgument}, {t.TempDir(), 1, 1 << 50, device.CodeInvalidArgument}, {"/not/there", 1, 2, device.CodeOperatingSystem}} {
+		if err := p.SetMemoryLimits(ctx, limited, tc.cgroup, tc.request, tc.limit); tc.code == 0 && err != nil || tc.code != 0 && code(err) != tc.code {
+			t.Errorf("%+v: %v", tc, err)
+		}
+	}
+	p.Change(func(m *device.Machine) { m.GPUs[0].MemoryLimits = false })
 	if err := p.SetMemoryLimits(ctx, empty, "/x", 1, 2); code(err) != device.CodeFunctionNotFound {
 		t.Errorf("memory limits on a driver without them: %v", err)
 	}
