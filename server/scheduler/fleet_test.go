@@ -321,3 +321,23 @@ func TestFleet(t *testing.T) {
 	f.churn(300, 4, 2)
 	f.oracle.verify(t)
 }
+
+// TestPreemptionTakesDevicesOfClaims: whoever is more important gets the card, whichever way
+// the other one has it.
+func TestPreemptionTakesDevicesOfClaims(t *testing.T) {
+	for _, byClaim := range []bool{true, false} {
+		t.Run(fmt.Sprint(byClaim), func(t *testing.T) {
+			f := newFleet(t, memory.New(), 1, "h200", share.None)
+			f.template("gpu-1", "gpu", 1)
+			priority := func(v int32) func(*core.Pod) { return func(p *core.Pod) { p.Spec.Priority = &v } }
+			f.submit("low", 1, byClaim, priority(1))
+			f.until("low", "bound", bound)
+			f.submit("high", 1, !byClaim, priority(100))
+			f.until("high", "bound in the place of low", bound)
+			if f.Lookup(api.Pods.Facts, "default", "low") != nil {
+				t.Error("the victim is still there")
+			}
+			f.oracle.verify(t)
+		})
+	}
+}

@@ -273,21 +273,18 @@ func (s *Scheduler) schedule(ctx context.Context, p *pending) {
 		s.write(func() { s.inbox.ended(s.bind(ctx, attempt)) })
 		return
 	}
-	now := time.Now()
-	// Who keeps the loop busy for long waits much longer: others are to be placed too.
-	due := now.Add(max(backoff(p.attempts), min(penalty*now.Sub(began), mostPenalty)))
-	switch {
-	case errors.Is(d.Early, resourceclaim.ErrClaimNotFound), errors.Is(d.Early, devices.ErrUnderWay): // it will not be long
-		s.queue.wait(p, now)
-	case d.Err != nil:
-		s.numbers.attempt(failed, now.Sub(began))
-		s.unplaced(ctx, p, d)
-		s.queue.retry(p, due)
-	default:
-		s.numbers.attempt(noNode, now.Sub(began))
-		s.unplaced(ctx, p, d)
-		s.queue.failed(p, due)
+	if errors.Is(d.Early, resourceclaim.ErrClaimNotFound) || errors.Is(d.Early, devices.ErrUnderWay) { // it will not be long
+		s.queue.wait(p, time.Now())
+		return
 	}
+	result, aside := noNode, s.queue.failed
+	if d.Err != nil {
+		result, aside = failed, s.queue.retry
+	}
+	now := s.unplaced(ctx, p, d)
+	s.numbers.attempt(result, now.Sub(began))
+	// Who keeps the loop busy for long waits much longer: others are to be placed too.
+	aside(p, now.Add(max(backoff(p.attempts), min(penalty*now.Sub(began), mostPenalty))))
 }
 
 // attempt is one try to place a pod, as the loop saw it: pending's own fields go on

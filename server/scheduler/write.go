@@ -72,8 +72,9 @@ func target(p *placement.Pod, sub string) client.Target {
 	return client.Target{Kind: api.Pods.Facts, Namespace: p.Namespace, Name: p.Name, Subresource: sub}
 }
 
-// unplaced makes room by preemption if that helps, and says why the pod waits.
-func (s *Scheduler) unplaced(ctx context.Context, p *pending, d placement.Decision) {
+// unplaced makes room by preemption if that helps, and says why the pod waits. It returns
+// when it had decided; the rest is waiting for writes of others.
+func (s *Scheduler) unplaced(ctx context.Context, p *pending, d placement.Decision) (decided time.Time) {
 	message := d.Message()
 	var victims placement.Preemption
 	if d.Helpless < d.Considered {
@@ -91,6 +92,7 @@ func (s *Scheduler) unplaced(ctx context.Context, p *pending, d placement.Decisi
 	if d.Err != nil {
 		reason = core.PodReasonSchedulerError
 	}
+	decided = time.Now()
 	s.write(func() {
 		s.sayWhy(ctx, pod, reason, message, victims.Node)
 		if o := unused(pod, d); o != nil {
@@ -103,6 +105,7 @@ func (s *Scheduler) unplaced(ctx context.Context, p *pending, d placement.Decisi
 			s.evict(ctx, v, pod)
 		}
 	})
+	return decided
 }
 
 // preemptionMessage is the tail of upstream's sentence.
