@@ -157,12 +157,14 @@ func annotated(annotations map[string]string) (core.ResourceList, error) {
 
 // Normalize writes a pod's shares in one spelling, as limits and requests of containers:
 // annotations become limits, and parts of a card that no count stands beside are of one.
-// It refuses what no card can give, and leaves pods alone that share nothing. Doing it
-// again changes nothing.
+// It refuses what no card can give, and leaves pods alone that share nothing. Annotations of
+// a pod that names another scheduler are for that one. Doing it again changes nothing.
 func Normalize(pod *core.Pod) (changed bool, err error) {
-	add, err := annotated(pod.Annotations)
-	if err != nil {
-		return false, fmt.Errorf("metadata.annotations: %w", err)
+	var add core.ResourceList
+	if name := pod.Spec.SchedulerName; name == "" || name == core.DefaultSchedulerName {
+		if add, err = annotated(pod.Annotations); err != nil {
+			return false, fmt.Errorf("metadata.annotations: %w", err)
+		}
 	}
 	if add != nil {
 		c, err := annotatedContainer(pod)

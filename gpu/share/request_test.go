@@ -110,6 +110,16 @@ func TestNormalize(t *testing.T) {
 	}
 }
 
+// TestAnotherSchedulersAnnotations: a cluster may have KAI's own scheduler, which would count
+// our limits beside its annotations.
+func TestAnotherSchedulersAnnotations(t *testing.T) {
+	p := podOf("gpu-fraction=0.5", "")
+	p.Spec.SchedulerName = "kai-scheduler"
+	if changed, err := Normalize(p); changed || err != nil || len(p.Spec.Containers[0].Resources.Limits) > 0 {
+		t.Errorf("%v %v %v", changed, err, p.Spec.Containers[0].Resources)
+	}
+}
+
 // TestSharesDoNotUseCardsUp: two users of one card would not fit a node that has one.
 func TestSharesDoNotUseCardsUp(t *testing.T) {
 	for _, tc := range []struct {
