@@ -58,7 +58,8 @@ func partOf(cfg *Config, svc *core.Service, slicesOf []*discovery.EndpointSlice)
 		return nil
 	}
 	out := &part{udp: map[rules.Frontend]*rules.Backends{}}
-	local := 0
+	// local are this node's ready endpoints: those that end may serve, but a load balancer is to look elsewhere.
+	local := map[netip.Addr]bool{}
 	for i := range svc.Spec.Ports {
 		port := &svc.Spec.Ports[i]
 		proto, ok := protoOf(protocolOf(port))
@@ -75,10 +76,14 @@ func partOf(cfg *Config, svc *core.Service, slicesOf []*discovery.EndpointSlice)
 		p.choice = choose(cfg, endpointsFor(cfg, port, slicesOf))
 		p.externalIPs, p.balancerIPs = addrs(svc.Spec.ExternalIPs), balancerIPs(svc)
 		p.rules(clusterIP)
-		local = max(local, len(p.local))
+		for _, e := range p.local {
+			if e.ready {
+				local[e.addr.Addr()] = true
+			}
+		}
 	}
 	if hc := svc.Spec.HealthCheckNodePort; hc != 0 && svc.Spec.Type == core.ServiceTypeLoadBalancer && svc.Spec.ExternalTrafficPolicy == core.ServiceExternalTrafficPolicyLocal {
-		out.health = &HealthCheck{Namespace: svc.Namespace, Name: svc.Name, Port: uint16(hc), Local: local}
+		out.health = &HealthCheck{Namespace: svc.Namespace, Name: svc.Name, Port: uint16(hc), Local: len(local)}
 		out.healthPort = []rules.Rule{{Comment: svc.Namespace + "/" + svc.Name + " health check node port", Proto: rules.TCP, DstPort: uint16(hc), Do: rules.Action{Verb: rules.Accept}}}
 	}
 	return out

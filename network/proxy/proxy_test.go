@@ -326,6 +326,12 @@ func TestHealthChecks(t *testing.T) {
 	if diff := cmp.Diff(want, tr.Compute().Health); diff != "" {
 		t.Error(diff)
 	}
+	// Endpoints that end still counted, so the load balancer stayed.
+	tr.OnEndpointSlice(slice(core.ProtocolTCP, "10.42.0.2 n1", "10.42.1.2 n2"), slice(core.ProtocolTCP, "10.42.0.2 n1 terminating", "10.42.1.2 n2"))
+	want[0].Local = 0
+	if diff := cmp.Diff(want, tr.Compute().Health); diff != "" {
+		t.Error(diff)
+	}
 }
 
 // thousand services with five endpoints each, as in the targets.

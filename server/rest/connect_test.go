@@ -254,6 +254,10 @@ func TestStreamErrors(t *testing.T) {
 func TestNodeProxy(t *testing.T) {
 	w := newWorld(t, func(c *Config) { c.Nodes, c.Backends = newNode(t), newBackends(t, c.Registry, backend.Config{}) })
 	w.pods(t)
+	// With the kubelet's port, as older clients write it, the way led to a port that is not there.
+	if resp, data := w.do(t, "GET", "/api/v1/nodes/n1:10250/proxy/healthz", ""); resp.StatusCode != 200 || string(data) != "node ok" {
+		t.Errorf("with the kubelet's port: %d %s", resp.StatusCode, data)
+	}
 	if resp, data := w.do(t, "GET", "/api/v1/nodes/n1/proxy/healthz", ""); resp.StatusCode != 200 || string(data) != "node ok" {
 		t.Errorf("%s %s", resp.Status, data)
 	}

@@ -1,6 +1,7 @@
 package connect
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net"
@@ -136,6 +137,9 @@ func servicePort(service *core.Service, number int64) (string, bool) {
 	return "", false
 }
 
+// kubeletPort is what clients know as the port of a node's own API. Our nodes are reached without any, and name none.
+const kubeletPort = 10250
+
 // nodeAddress is the node's name where its own API is meant, and its address where
 // another port is.
 func (c *Connector) nodeAddress(ctx context.Context, call registry.Request, port string) (string, error) {
@@ -143,7 +147,7 @@ func (c *Connector) nodeAddress(ctx context.Context, call registry.Request, port
 	if err != nil {
 		return "", err
 	}
-	if own := int(node.Status.DaemonEndpoints.KubeletEndpoint.Port); port == "" || own != 0 && port == strconv.Itoa(own) {
+	if own := cmp.Or(int(node.Status.DaemonEndpoints.KubeletEndpoint.Port), kubeletPort); port == "" || port == strconv.Itoa(own) {
 		return node.Name, nil
 	}
 	for _, a := range node.Status.Addresses {
