@@ -209,6 +209,7 @@ func Merge(server, agent core.PodStatus) core.PodStatus {
 		case i < 0:
 			s.Conditions = append(s.Conditions, c)
 		case c.Type == core.PodScheduled && s.Conditions[i].Status == c.Status:
+			s.Conditions[i].ObservedGeneration = c.ObservedGeneration // the rest is as it was when the pod was bound
 		default:
 			s.Conditions[i] = c
 		}
