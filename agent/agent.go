@@ -157,7 +157,7 @@ func (a *Agent) newPods(ips []string) (*pods.Pods, error) {
 			if d.Devices != nil {
 				n = admit.AtLeast(n, d.Devices.Allocated(pod.UID))
 			}
-			return admit.Check(pod, n, running)
+			return admit.Check(pod, n, running, c.UnsafeSysctls)
 		},
 		Allocatable: a.node.Allocatable, MemoryCapacity: a.node.MemoryCapacity(), Log: d.Log,
 	})

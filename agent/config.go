@@ -45,6 +45,8 @@ type Config struct {
 	ClusterDomain  string
 	MaxPods        int
 	PodPidsLimit   int64
+	// UnsafeSysctls are kernel parameters that pods may set beside the safe ones.
+	UnsafeSysctls []string
 	SystemReserved map[string]string
 	CgroupRoot     string
 
@@ -75,6 +77,7 @@ func (c *Config) AddFlags(f *pflag.FlagSet) {
 	own.StringVar(&c.ResolvConf, "resolv-conf", "", "resolv.conf that pods with dnsPolicy Default get (default: the host's)")
 	own.IntVar(&c.MaxPods, "max-pods", 110, "pods that this node can run")
 	own.Int64Var(&c.PodPidsLimit, "pod-max-pids", 0, "processes that a container may have; 0 is no limit")
+	own.StringSliceVar(&c.UnsafeSysctls, "allowed-unsafe-sysctls", nil, "kernel parameters, or patterns that end in *, that pods may set beside the safe ones")
 	own.StringToStringVar(&c.SystemReserved, "system-reserved", nil, "resources kept from pods, as cpu=500m,memory=1Gi")
 	own.StringVar(&c.CgroupRoot, "cgroup-root", "", "control group below which those of pods are made")
 	own.IntVar(&c.ImageGCHighPercent, "image-gc-high-threshold", 85, "percentage of the disk in use at which unused images are deleted")

@@ -16,8 +16,18 @@ import (
 	"orch/gpu/share"
 )
 
-// Check returns nil if the pod can run on the node beside those that run there.
-func Check(pod *core.Pod, node *core.Node, running []*core.Pod) *status.Verdict {
+// Check returns nil if the pod can run on the node beside those that run there. unsafe are the kernel
+// parameters that pods may set here beside those that concern them alone.
+func Check(pod *core.Pod, node *core.Node, running []*core.Pod, unsafe []string) *status.Verdict {
+	if v := sysctls(pod, unsafe); v != nil {
+		return v
+	}
+	if os, ok := pod.Labels[core.LabelOSStable]; ok && os != string(core.Linux) {
+		return &status.Verdict{Reason: "PodOSSelectorNodeLabelDoesNotMatch", Message: "Failed to admit pod as the `kubernetes.io/os` label doesn't match node label"}
+	}
+	if os := pod.Spec.OS; os != nil && os.Name != core.Linux {
+		return &status.Verdict{Reason: "PodOSNotSupported", Message: "Failed to admit pod as the OS field doesn't match node OS"}
+	}
 	if node == nil {
 		return nil
 	}

@@ -38,10 +38,16 @@ func TestCheck(t *testing.T) {
 		{"pods", `{containers: [{name: a}]}`, two, "OutOfpods", "Pod was rejected: Node didn't have enough resource: pods, requested: 1, used: 3, capacity: 3"},
 		{"selector", `{nodeSelector: {zone: b}, containers: [{name: a}]}`, running, "NodeAffinity", "Pod was rejected: Predicate NodeAffinity failed: node(s) didn't match Pod's node affinity/selector"},
 		{"host port", `{containers: [{name: a, ports: [{containerPort: 1, hostPort: 80, hostIP: 10.0.0.1}]}]}`, running, "NodePorts", "Pod was rejected: Predicate NodePorts failed: node(s) didn't have free ports for the requested pod ports"},
+		// All of these were started, and some then failed for ever.
+		{"safe parameter", `{securityContext: {sysctls: [{name: kernel/shm_rmid_forced, value: "1"}]}}`, running, "", ""},
+		{"safe parameter of the host", `{hostIPC: true, securityContext: {sysctls: [{name: kernel.shm_rmid_forced, value: "1"}]}}`, running, "SysctlForbidden", `forbidden sysctl: "kernel.shm_rmid_forced" not allowed with host IPC enabled`},
+		{"unsafe parameter", `{securityContext: {sysctls: [{name: kernel.sem, value: "1"}]}}`, running, "SysctlForbidden", `forbidden sysctl: "kernel.sem" not allowlisted`},
+		{"allowed parameter", `{securityContext: {sysctls: [{name: kernel.msgmax, value: "1"}, {name: net.core.somaxconn, value: "1"}]}}`, running, "", ""},
+		{"other system", `{os: {name: windows}}`, running, "PodOSNotSupported", "Failed to admit pod as the OS field doesn't match node OS"},
 		{"other protocol", `{containers: [{name: a, ports: [{containerPort: 1, hostPort: 80, protocol: UDP}]}]}`, running, "", ""},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			v := Check(pod(t, tt.pod), node, tt.running)
+			v := Check(pod(t, tt.pod), node, tt.running, []string{"kernel.msg*", "net.core.somaxconn"})
 			if v == nil {
 				if tt.reason != "" {
 					t.Fatal("admitted")

@@ -334,6 +334,42 @@ func TestHealthChecks(t *testing.T) {
 	}
 }
 
+// TestLabelsHandOver: a label that came later, to a Service or to its slice, did not count.
+func TestLabelsHandOver(t *testing.T) {
+	tr := NewTracker(testConfig)
+	svc, sl := service(nil), slice(core.ProtocolTCP, "10.42.0.2 n1")
+	tr.OnService(nil, svc)
+	tr.OnEndpointSlice(nil, sl)
+	served := func() bool {
+		for id := range tr.Compute().Rules.Chains {
+			if strings.HasPrefix(id.Name, "KUBE-SEP-") {
+				return true
+			}
+		}
+		return false
+	}
+	if !served() {
+		t.Fatal("nothing is served")
+	}
+	headless := sl.DeepCopy()
+	headless.Labels[core.IsHeadlessService] = ""
+	tr.OnEndpointSlice(sl, headless)
+	if served() {
+		t.Error("a headless slice is served")
+	}
+	tr.OnEndpointSlice(headless, sl)
+	other := svc.DeepCopy()
+	other.Labels = map[string]string{labelProxyName: "x"}
+	tr.OnService(svc, other)
+	if served() {
+		t.Error("a Service of another proxy is served")
+	}
+	tr.OnService(other, svc)
+	if !served() {
+		t.Error("it does not come back")
+	}
+}
+
 // thousand services with five endpoints each, as in the targets.
 func thousand() Input {
 	in := Input{Config: testConfig}

@@ -62,12 +62,18 @@ func (t *Tracker) OnService(old, now *core.Service) {
 	if s == nil {
 		s = old
 	}
+	if now != nil && others(now.Labels) {
+		now = nil
+	}
+	if old != nil && others(old.Labels) {
+		old = nil
+	}
 	if old != nil && now != nil && reflect.DeepEqual(old.Spec, now.Spec) && reflect.DeepEqual(old.Status, now.Status) {
 		return
 	}
 	t.change(func() {
 		key := s.Namespace + "/" + s.Name
-		if now == nil || now.Labels[labelProxyName] != "" {
+		if now == nil {
 			delete(t.services, key)
 		} else {
 			t.services[key] = now
@@ -76,11 +82,28 @@ func (t *Tracker) OnService(old, now *core.Service) {
 	})
 }
 
-// labelProxyName on a Service hands it to another proxy.
+// labelProxyName on a Service or its slices hands them to another proxy.
 const labelProxyName = "service.kubernetes.io/service-proxy-name"
+
+func others(labels map[string]string) bool {
+	_, other := labels[labelProxyName]
+	return other
+}
+
+// proxied is the slice if it is for proxies, and for this one.
+func proxied(s *discovery.EndpointSlice) *discovery.EndpointSlice {
+	if s == nil || others(s.Labels) {
+		return nil
+	}
+	if _, headless := s.Labels[core.IsHeadlessService]; headless {
+		return nil
+	}
+	return s
+}
 
 // OnEndpointSlice takes a change: old nil is new, now nil is gone.
 func (t *Tracker) OnEndpointSlice(old, now *discovery.EndpointSlice) {
+	old, now = proxied(old), proxied(now)
 	if old != nil && now != nil && old.Labels[discovery.LabelServiceName] == now.Labels[discovery.LabelServiceName] &&
 		reflect.DeepEqual(old.Endpoints, now.Endpoints) && reflect.DeepEqual(old.Ports, now.Ports) {
 		return
