@@ -15,7 +15,6 @@ func BuiltIn() []Resource {
 
 // Rules for names other than the usual DNS-1123 subdomain.
 var (
-	nameDNSLabel     = apimachinery.NameIsDNSLabel
-	nameDNS1035Label = apimachinery.NameIsDNS1035Label
-	namePathSegment  = path.ValidatePathSegmentName
+	nameDNSLabel    = apimachinery.NameIsDNSLabel
+	namePathSegment = path.ValidatePathSegmentName
 )

@@ -14,7 +14,7 @@ import (
 
 func serviceRow() Resource {
 	return Row(api.Services, Hooks[core.Service]{
-		Default: defaults.Service, Columns: columns.Service(), NameRule: nameDNS1035Label, CreateOnUpdate: true, Generation: GenerationNever, ReturnDeleted: true,
+		Default: defaults.Service, Columns: columns.Service(), NameRule: nameDNSLabel, CreateOnUpdate: true, Generation: GenerationNever, ReturnDeleted: true,
 		Validate: validate.Service, ValidateUpdate: validate.ServiceUpdate, ValidateStatus: validate.ServiceStatus, Warn: validate.ServiceWarnings,
 		PrepareCreate: func(o *core.Service) { pairClusterIPs(&o.Spec, nil) },
 		PrepareUpdate: func(o, old *core.Service) {

@@ -2,6 +2,7 @@ package validate
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -209,8 +210,8 @@ func exitCodes(e *rule.Errors, x *batch.PodFailurePolicyOnExitCodesRequirement, 
 	}
 }
 
-// JobUpdate also keeps what makes the job what it is; a suspended job that has
-// not started may still be moved and labelled.
+// JobUpdate also keeps what makes the job what it is; a suspended job without pods
+// may still be moved, labelled and given other resources.
 func JobUpdate(o, old *batch.Job) Errors {
 	var e rule.Errors
 	e.Join(Job(o))
@@ -218,8 +219,8 @@ func JobUpdate(o, old *batch.Job) Errors {
 	jobCompletions(&e, s, was)
 	e.Unchanged(specPath.Child("selector"), s.Selector, was.Selector)
 	template := was.Template
-	if was.Suspend != nil && *was.Suspend && old.Status.StartTime == nil {
-		template = placed(was.Template, s.Template)
+	if rests(old) {
+		template = resized(placed(was.Template, s.Template), s.Template)
 	}
 	e.Unchanged(specPath.Child("template"), s.Template, template)
 	e.Unchanged(specPath.Child("completionMode"), s.CompletionMode, was.CompletionMode)
@@ -239,6 +240,29 @@ func jobCompletions(e *rule.Errors, s, was *batch.JobSpec) {
 	case s.Parallelism == nil || *s.Completions != *s.Parallelism:
 		e.Invalid(p, *s.Completions, fmt.Sprintf("can only be modified in tandem with %s", specPath.Child("parallelism")))
 	}
+}
+
+// rests tells whether a job is suspended and has no pods that were made of its template.
+func rests(j *batch.Job) bool {
+	if j.Spec.Suspend == nil || !*j.Spec.Suspend || j.Status.Active != 0 {
+		return false
+	}
+	return j.Status.StartTime == nil || slices.ContainsFunc(j.Status.Conditions, func(c batch.JobCondition) bool {
+		return c.Type == batch.JobSuspended && c.Status == core.ConditionTrue
+	})
+}
+
+// resized is the old template with the resources of the new one's containers.
+func resized(t, from core.PodTemplateSpec) core.PodTemplateSpec {
+	t = *t.DeepCopy()
+	for _, list := range []struct{ to, from []core.Container }{{t.Spec.Containers, from.Spec.Containers}, {t.Spec.InitContainers, from.Spec.InitContainers}} {
+		for i := range list.to {
+			if i < len(list.from) && list.to[i].Name == list.from[i].Name {
+				list.to[i].Resources = list.from[i].Resources
+			}
+		}
+	}
+	return t
 }
 
 // placed is the old template with the new one's words about where to run.

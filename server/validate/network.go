@@ -223,7 +223,7 @@ func backend(e *rule.Errors, b *networking.IngressBackend, p *field.Path) {
 		if at := p.Child("service", "name"); b.Service.Name == "" {
 			e.Required(at, "")
 		} else {
-			e.Each(at, b.Service.Name, apimachinery.NameIsDNS1035Label(b.Service.Name, false))
+			e.Each(at, b.Service.Name, apimachinery.NameIsDNSLabel(b.Service.Name, false))
 		}
 		port := b.Service.Port
 		switch {

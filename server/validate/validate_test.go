@@ -117,6 +117,35 @@ func TestSuspendedJobMayMove(t *testing.T) {
 	}
 }
 
+// TestRestingJobMayBeResized: resources of a suspended job could not be changed, and one that had run could not be moved either.
+func TestRestingJobMayBeResized(t *testing.T) {
+	job := func(edit func(*batch.Job)) *batch.Job {
+		now := metav1.Now()
+		j := &batch.Job{ObjectMeta: metav1.ObjectMeta{Name: "j"}, Spec: batch.JobSpec{ManualSelector: new(true), Suspend: new(true),
+			Selector: &metav1.LabelSelector{MatchLabels: map[string]string{"a": "b"}},
+			Template: core.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: map[string]string{"a": "b"}}, Spec: pod(nil).Spec}},
+			Status: batch.JobStatus{StartTime: &now, Conditions: []batch.JobCondition{{Type: batch.JobSuspended, Status: core.ConditionTrue}}}}
+		edit(j)
+		return j
+	}
+	as := func(*batch.Job) {}
+	resize := func(j *batch.Job) {
+		j.Spec.Template.Spec.Containers[0].Resources.Requests = core.ResourceList{"cpu": resource.MustParse("2")}
+	}
+	if errs := JobUpdate(job(resize), job(as)); len(errs) > 0 {
+		t.Errorf("a job that rests: %v", errs)
+	}
+	for name, busy := range map[string]func(*batch.Job){"pods": func(j *batch.Job) { j.Status.Active = 1 }, "not yet suspended": func(j *batch.Job) { j.Status.Conditions = nil }} {
+		if errs := JobUpdate(job(resize), job(busy)); len(errs) != 1 {
+			t.Errorf("%s: %v", name, errs)
+		}
+	}
+	image := func(j *batch.Job) { j.Spec.Template.Spec.Containers[0].Image = "other:1" }
+	if errs := JobUpdate(job(image), job(as)); len(errs) != 1 {
+		t.Errorf("another image: %v", errs)
+	}
+}
+
 func TestPodWarnings(t *testing.T) {
 	p := pod(func(p *core.Pod) {
 		p.Annotations = map[string]string{"container.apparmor.security.beta.kubernetes.io/a": "unconfined"}
