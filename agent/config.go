@@ -40,13 +40,13 @@ type Config struct {
 	LogDir  string // /var/log/pods
 	LinkDir string // /var/log/containers
 
-	ResolvConf     string
-	ClusterDNS     []string
-	ClusterDomain  string
-	MaxPods        int
-	PodPidsLimit   int64
+	ResolvConf    string
+	ClusterDNS    []string
+	ClusterDomain string
+	MaxPods       int
+	PodPidsLimit  int64
 	// UnsafeSysctls are kernel parameters that pods may set beside the safe ones.
-	UnsafeSysctls []string
+	UnsafeSysctls  []string
 	SystemReserved map[string]string
 	CgroupRoot     string
 

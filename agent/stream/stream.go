@@ -66,7 +66,9 @@ type Config struct {
 	Reach func(netip.Addr) bool
 	// More are further paths of the node's own API, which answer GET at once.
 	More map[string]http.Handler
-	Log  *slog.Logger
+	// HostLogs is the folder that /logs/ shows, the host's own logs; empty: none.
+	HostLogs string
+	Log      *slog.Logger
 
 	// MaxStreams bounds what is open at once, all verbs together; 0 is 1000. One
 	// more is answered with 429.
@@ -129,6 +131,9 @@ func New(c Config) (*Handler, error) {
 	}
 	for path, more := range c.More {
 		h.mux.Handle("GET "+path, more)
+	}
+	if c.HostLogs != "" {
+		h.mux.HandleFunc("GET /logs/", func(w http.ResponseWriter, r *http.Request) { h.bounded(w, r, h.hostLogs) })
 	}
 	h.mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "ok") })
 	return h, nil

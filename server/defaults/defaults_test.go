@@ -32,6 +32,17 @@ func TestImagePullPolicy(t *testing.T) {
 	}
 }
 
+// TestNegativeGraceIsASecond: a pod with a negative grace period was stored as it came; templates keep it.
+func TestNegativeGraceIsASecond(t *testing.T) {
+	p := &core.Pod{Spec: core.PodSpec{TerminationGracePeriodSeconds: new(int64(-1))}}
+	template := core.PodTemplateSpec{Spec: *p.Spec.DeepCopy()}
+	Pod(p)
+	PodTemplate(&template)
+	if pod, kept := *p.Spec.TerminationGracePeriodSeconds, *template.Spec.TerminationGracePeriodSeconds; pod != 1 || kept != -1 {
+		t.Errorf("pod %d, template %d", pod, kept)
+	}
+}
+
 func TestPodRequestsFromLimits(t *testing.T) {
 	p := &core.Pod{Spec: core.PodSpec{HostNetwork: true, DeprecatedServiceAccount: "robot", Containers: []core.Container{{
 		Name: "a", Image: "a:1", Ports: []core.ContainerPort{{ContainerPort: 80}},

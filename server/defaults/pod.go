@@ -8,6 +8,9 @@ import (
 // Pod fills a pod: first what every pod template gets, then what upstream
 // gives to pods only (requests from limits, service links, host ports).
 func Pod(o *core.Pod) {
+	if g := o.Spec.TerminationGracePeriodSeconds; g != nil && *g < 0 {
+		o.Spec.TerminationGracePeriodSeconds = new(int64(1))
+	}
 	podSpec(&o.Spec)
 	requestsFromLimits(o.Spec.Containers)
 	requestsFromLimits(o.Spec.InitContainers)

@@ -12,6 +12,7 @@ import (
 	core "k8s.io/api/core/v1"
 	apimachinery "k8s.io/apimachinery/pkg/api/validation"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"orch/server/validate/rule"
@@ -168,7 +169,7 @@ func (c *spec) checkDNS(p *field.Path) {
 	for i, s := range d.Searches {
 		// A lone dot and underscores are fine since upstream relaxed this rule.
 		if s = strings.TrimSuffix(s, "."); s != "" {
-			e.DNSSubdomain(p.Child("searches").Index(i), strings.ReplaceAll(s, "_", "-"))
+			e.Each(p.Child("searches").Index(i), s, validation.IsDNS1123SubdomainWithUnderscore(s))
 		}
 	}
 	for i, o := range d.Options {
