@@ -176,7 +176,7 @@ func (n *node) makeAgent() (err error) {
 	if err != nil {
 		return err
 	}
-	n.streams, err = stream.New(stream.Config{Pods: shown{n.agent.Pods()}, Engine: n.engine, Dialer: podDialer{}, Reach: n.network.has, More: pages, Log: n.log})
+	n.streams, err = stream.New(stream.Config{Pods: shown{n.agent.Pods()}, Engine: n.engine, Dialer: podDialer{}, Reach: n.network.has, More: pages, HostLogs: "/var/log", Log: n.log})
 	return err
 }
 

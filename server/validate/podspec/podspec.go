@@ -112,13 +112,17 @@ func (c *spec) checkNames(p *field.Path) {
 		e.DNSLabel(p.Child("subdomain"), c.Subdomain)
 	}
 	if h := c.HostnameOverride; h != nil {
-		e.DNSSubdomain(p.Child("hostnameOverride"), *h)
-		if len(*h) > 64 {
-			e.Invalid(p.Child("hostnameOverride"), *h, "must be no more than 64 characters")
+		at := p.Child("hostnameOverride")
+		if c.SetHostnameAsFQDN != nil && *c.SetHostnameAsFQDN {
+			e.Forbidden(at, "may not be specified when setHostnameAsFQDN is true")
 		}
 		if c.HostNetwork {
-			e.Forbidden(p.Child("hostnameOverride"), "may not be specified when hostNetwork is true")
+			e.Forbidden(at, "may not be specified when hostNetwork is true")
 		}
+		if len(*h) > longestHostname {
+			e.Add(field.TooLong(at, "", longestHostname))
+		}
+		e.DNSSubdomain(at, *h)
 	}
 	for i, alias := range c.HostAliases {
 		at := p.Child("hostAliases").Index(i)
@@ -139,6 +143,9 @@ func (c *spec) checkNames(p *field.Path) {
 		}
 	}
 }
+
+// longestHostname is the kernel's limit.
+const longestHostname = 64
 
 func (c *spec) checkDNS(p *field.Path) {
 	const servers, searches, characters = 3, 32, 2048
