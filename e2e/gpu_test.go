@@ -72,6 +72,7 @@ func newGPUMachine(t *testing.T, name string, n int) gpuMachine {
 		}
 	}
 	node("nvidiactl", 195, 255)
+	node("nvidia-modeset", 195, 254)
 	node("nvidia-uvm", g.Module.Majors["nvidia-uvm"], 0)
 	node("nvidia-uvm-tools", g.Module.Majors["nvidia-uvm"], 1)
 	for _, card := range g.GPUs {

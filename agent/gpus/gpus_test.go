@@ -267,3 +267,31 @@ func BenchmarkEdits(b *testing.B) {
 		}
 	}
 }
+
+// TestReloadWhilePodsRun: the driver is loaded anew, with another major for nvidia-uvm and other
+// files, while a pod holds its card. It keeps it, and its container starts again with what there is now.
+func TestReloadWhilePodsRun(t *testing.T) {
+	r := newRig(t, "h100-8", share.Config{})
+	p := podWith("a", share.GPU, 1)
+	before, err := r.edits(t, p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	held := r.manager.Holdings()
+	r.machine = r.machine.Clone()
+	delete(r.machine.Module.Majors, "nvidia-uvm")
+	if _, err := r.edits(t, p); err == nil || !strings.Contains(err.Error(), "nvidia-uvm is not loaded") {
+		t.Errorf("between the modules: %v", err)
+	}
+	r.machine.Module.Majors["nvidia-uvm"], r.machine.Module.Version, r.machine.Driver.Version = 233, "590.1", "590.1"
+	r.config.Files = func(device.Machine) (cdi.Files, error) {
+		return cdi.Files{Version: "590.1", Arch: "amd64", Libraries: []cdi.File{{Path: "/usr/lib64/libcuda.so.590.1", Of: cdi.Compute, Links: []string{"libcuda.so.1"}}}}, nil
+	}
+	after, err := r.edits(t, p)
+	if err != nil || fmt.Sprint(r.manager.Holdings()) != fmt.Sprint(held) {
+		t.Fatalf("%v, holdings %v", err, r.manager.Holdings())
+	}
+	if fmt.Sprint(after.Devices) != fmt.Sprint(before.Devices) || after.Mounts[0].Source != "/usr/lib64/libcuda.so.590.1" {
+		t.Errorf("devices %v, mounts %v", after.Devices, after.Mounts)
+	}
+}

@@ -214,3 +214,24 @@ func BenchmarkChooseFourOfEight(b *testing.B) {
 		}
 	}
 }
+
+// TestNamesThatAreNoneAreNotOffered: a driver's profile name that is too long, or no name at all,
+// takes its device away and nothing else.
+func TestNamesThatAreNoneAreNotOffered(t *testing.T) {
+	rec, err := fakenvml.Load("h200-mig")
+	if err != nil {
+		t.Fatal(err)
+	}
+	before, _ := Offer(rec.Machine, share.Config{MIG: share.Mixed})
+	for _, name := range []string{"1g." + strings.Repeat("8", 60) + "gb", "1g 18gb", "", "../1g"} {
+		m := rec.Machine.Clone()
+		for i, p := range m.GPUs[0].MIG.Profiles {
+			if p.Name == "3g.71gb" {
+				m.GPUs[0].MIG.Profiles[i].Name = name
+			}
+		}
+		if got, _ := Offer(m, share.Config{MIG: share.Mixed}); len(got) != len(before)-1 {
+			t.Errorf("%q: %d are offered, want %d", name, len(got), len(before)-1)
+		}
+	}
+}

@@ -81,7 +81,8 @@ func card(g device.GPU) []Unit {
 func parts(g device.GPU, name func(device.MIGDevice) string) []Unit {
 	var out []Unit
 	for _, d := range g.MIGDevices() {
-		if d.UUID == "" || d.Problem != nil {
+		// A name that is none would cost the node all that it says of itself.
+		if d.UUID == "" || d.Problem != nil || share.CheckName(name(d)) != nil {
 			continue
 		}
 		out = append(out, Unit{ID: d.UUID, Resource: name(d), Card: g.UUID, MIG: d.UUID, Replica: -1, NUMA: g.NUMANode, Order: g.Index<<8 + d.Index, MemoryMiB: int64(d.Kind.MemoryMiB)})

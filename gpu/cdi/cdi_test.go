@@ -244,6 +244,26 @@ func TestSpec(t *testing.T) {
 	}
 }
 
+// TestAllCapabilitiesWithoutModeset: the node of a module that is not loaded kept containers with
+// NVIDIA_DRIVER_CAPABILITIES=all from being made.
+func TestAllCapabilitiesWithoutModeset(t *testing.T) {
+	m := machine(t, "h200").Clone()
+	has := func() bool {
+		e, err := For(m, found(t, m), Request{Devices: []string{m.GPUs[0].UUID}, Capabilities: everything})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return slices.ContainsFunc(e.Nodes, func(n Node) bool { return n.Path == "/dev/nvidia-modeset" })
+	}
+	if !has() {
+		t.Error("with the module there is no node")
+	}
+	delete(m.Module.Majors, "nvidia-modeset")
+	if has() {
+		t.Error("without the module there is a node")
+	}
+}
+
 func TestNoDevicesNoSpec(t *testing.T) {
 	m := machine(t, "h200")
 	f := found(t, m)

@@ -119,7 +119,9 @@ func nodesFor(m device.Machine, r Request) ([]Node, error) {
 	} else if slices.Contains(r.Capabilities, Compute) && len(r.Devices) > 0 {
 		return nil, fmt.Errorf("the kernel module nvidia-uvm is not loaded: run modprobe nvidia-uvm")
 	}
-	if slices.Contains(r.Capabilities, Graphics) || slices.Contains(r.Capabilities, Display) {
+	// Servers often run without that module; images that ask for all capabilities do there too.
+	_, modeset := m.Module.Majors["nvidia-modeset"]
+	if modeset && (slices.Contains(r.Capabilities, Graphics) || slices.Contains(r.Capabilities, Display)) {
 		out = append(out, Node{"/dev/nvidia-modeset", majorNVIDIA, minorModeset})
 	}
 	for _, uuid := range r.Devices {

@@ -196,3 +196,38 @@ func TestEveryIllnessEnds(t *testing.T) {
 		}
 	}
 }
+
+// TestEveryXIDDoesWhatItsClassSays: all rows of the catalogue, on cards and on MIG devices.
+func TestEveryXIDDoesWhatItsClassSays(t *testing.T) {
+	p := policy(t, "", "")
+	want := map[Class]struct {
+		state  State
+		do     Do
+		evict  bool
+		reason string
+	}{
+		ClassNote: {Healthy, DoNothing, false, "GPUXid"}, ClassApp: {Healthy, DoNothing, false, "GPUApplicationError"},
+		ClassDoubt: {Suspect, DoCheck, false, "GPUXid"}, ClassReset: {Draining, DoDrain, true, "GPUXid"},
+		ClassReboot: {Draining, DoDrain, true, "GPUXid"}, ClassFail: {Draining, DoDrain, true, "GPUXid"},
+	}
+	seen := map[Class]int{}
+	for _, x := range Catalogue() {
+		w, ok := want[x.Class]
+		if !ok {
+			t.Fatalf("XID %d has the class %q", x.Number, x.Class)
+		}
+		seen[x.Class]++
+		for _, gi := range []*int{nil, new(3)} {
+			u, d := Step(New("GPU-1", gi), xid(x.Number), p, at)
+			if u.State != w.state || d.Do != w.do || u.Evict != w.evict || d.Notices[0].Reason != w.reason || (u.State != Healthy) != (u.Cause.XID == x.Number) {
+				t.Errorf("XID %d (%s): %+v, %+v", x.Number, x.Class, u, d)
+			}
+			if next, _ := Step(u, Input{Drained: true}, p, at); u.State == Draining && (next.State == Failed) != (x.Class == ClassReboot || x.Class == ClassFail) {
+				t.Errorf("XID %d (%s), drained: %+v", x.Number, x.Class, next)
+			}
+		}
+	}
+	if len(seen) != len(want) {
+		t.Errorf("classes without an XID: %v", seen)
+	}
+}

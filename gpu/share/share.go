@@ -189,7 +189,7 @@ func (r replication) read(rename bool) (Replication, error) {
 		out.As = out.Name
 	}
 	for _, field := range []struct{ name, value string }{{"name", out.Name}, {"rename", out.As}} {
-		if err := checkName(field.value); err != nil {
+		if err := CheckName(field.value); err != nil {
 			return out, fmt.Errorf("%s: %w", field.name, err)
 		}
 	}
@@ -207,7 +207,8 @@ func qualified(name string) string {
 	return Prefix + name
 }
 
-func checkName(name string) error {
+// CheckName tells why a name cannot be a resource of a node.
+func CheckName(name string) error {
 	short := strings.TrimPrefix(name, Prefix)
 	if short == "" {
 		return errors.New("is missing")
