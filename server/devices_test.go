@@ -28,7 +28,7 @@ func TestDevicesOfNodes(t *testing.T) {
 		[2]string{deviceSlices, slice("other", "n2")},
 		[2]string{claims, `{"metadata":{"name":"used"},"spec":{"devices":{"requests":[{"name":"r","exactly":{"deviceClassName":"c"}}]}}}`},
 		[2]string{claims, `{"metadata":{"name":"idle"},"spec":{"devices":{"requests":[{"name":"r","exactly":{"deviceClassName":"c"}}]}}}`},
-		[2]string{pods, pod(`,"nodeName":"n1","resourceClaims":[{"name":"r","resourceClaimName":"used"}]`)},
+		[2]string{pods, strings.Replace(pod(`,"nodeName":"n1","resourceClaims":[{"name":"r","resourceClaimName":"used"}]`), `"image":"x"`, `"image":"x","resources":{"limits":{"x.io/y":"1"}}`, 1)},
 	)
 	for _, tc := range []struct {
 		name, method, path, body string
