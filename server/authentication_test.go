@@ -15,6 +15,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -211,6 +212,12 @@ func TestStructuredAuthentication(t *testing.T) {
 	waitFor(t, "the new configuration", func() bool { code, _ := bearing(t, s, q.token(t, nil)).whoami(); return code == 401 })
 	if code, _ := bearing(t, s, q.token(t, map[string]any{"sub": "chosen"})).whoami(); code != 201 {
 		t.Errorf("%d", code)
+	}
+	_, page := root.do("GET", "/metrics", "")
+	for _, status := range []string{"failure", "success"} {
+		if !regexp.MustCompile(`apiserver_authentication_config_controller_automatic_reloads_total\{apiserver_id_hash="sha256:[0-9a-f]{64}",status="` + status + `"\} [1-9]`).MatchString(page) {
+			t.Errorf("no reload with %s was counted", status)
+		}
 	}
 }
 

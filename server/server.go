@@ -215,7 +215,8 @@ func (s *Server) assemble(store datastore.Store) (err error) {
 	s.Measure(s.crd.Loop())
 	s.metrics.MustRegister(s.encryption.Collectors()...)
 	s.metrics.MustRegister(s.admit.Collectors()...)
-	s.metrics.MustRegister(newCollector(s, store), s.calls, s.access.Collector(), s.slis.now, s.slis.sum, s.rest.Collector(), s.flow.Collector(), s.crd.Collector(), s.aggregator.Collector())
+	s.metrics.MustRegister(s.access.Collectors()...)
+	s.metrics.MustRegister(newCollector(s, store), s.calls, s.slis.now, s.slis.sum, s.rest.Collector(), s.flow.Collector(), s.crd.Collector(), s.aggregator.Collector())
 	if s.audit != nil {
 		s.metrics.MustRegister(s.audit.Collector())
 	}

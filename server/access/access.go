@@ -86,6 +86,7 @@ type Access struct {
 	// hook is nil where no webhook knows tokens.
 	hook     *reviewer.Token
 	settings atomic.Pointer[settings]
+	reloads  []*reloads
 	ready    chan struct{}
 }
 
@@ -113,7 +114,7 @@ func New(cfg Config) (*Access, error) {
 	cfg.RequestHeaders = cfg.Options.headers()
 	a := &Access{
 		cfg: cfg, tokens: t, certs: newBounded[[32]byte, knownCert](4096),
-		rbac: newRoleIndex(), nodes: newNodeIndex(cfg.Cache), ready: make(chan struct{}),
+		rbac: newRoleIndex(), nodes: newNodeIndex(cfg.Cache), reloads: reloadsOf(cfg.Options), ready: make(chan struct{}),
 	}
 	if o := cfg.Options; o.TokenWebhook != "" {
 		if a.hook, err = reviewer.NewToken(o.TokenWebhook, o.TokenWebhookTTL, cfg.Audiences, cfg.Calls); err != nil {

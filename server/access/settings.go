@@ -245,6 +245,9 @@ const settleTime = 100 * time.Millisecond
 
 func (a *Access) reload() {
 	s, err := a.load()
+	for _, r := range a.reloads {
+		r.count(a.cfg.Now(), err)
+	}
 	if err != nil {
 		a.log().Error("the authentication or authorization configuration is wrong; the one before stays in force", "err", err)
 		return

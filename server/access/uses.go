@@ -39,5 +39,11 @@ func (u *uses) Collect(out chan<- prometheus.Metric) {
 	}
 }
 
-// Collector shows how service account tokens are used.
-func (a *Access) Collector() prometheus.Collector { return a.tokens.uses }
+// Collectors show how service account tokens are used and how files were read again.
+func (a *Access) Collectors() []prometheus.Collector {
+	out := []prometheus.Collector{a.tokens.uses}
+	for _, r := range a.reloads {
+		out = append(out, r)
+	}
+	return out
+}
