@@ -67,10 +67,15 @@ func (c *Cluster) grant(p *Pod, a *devices.Attempt, n *Node) (g devices.Grant, u
 	return g, u, nil
 }
 
-// Reserve counts p on a node that it was promised, with the devices of its claims as far as
-// they are free, until undo is called; other is to be placed meanwhile. A claim that both
+// Reserve counts p on a node that it was promised, with its parts of cards and the devices of
+// its claims as far as they are free, until undo is called; other is to be placed meanwhile. A claim that both
 // name is left alone.
 func (c *Cluster) Reserve(p *Pod, node string, other *Pod) (undo func()) {
+	if p.limits.Parts() { // amounts are not counted: the pod has those that it would get now
+		if u, err := c.Devices.Choose(node, p.limits); err == nil {
+			p = p.With(u)
+		}
+	}
 	c.AddPod(p, node)
 	undo = func() { c.RemovePod(p.UID) }
 	n := c.Node(node)
