@@ -71,7 +71,7 @@ func (l *List) defaultIngressClass(_ context.Context, a *registry.Attributes) er
 	return nil
 }
 
-// claimResize: a claim may ask for more only where its class can grow volumes.
+// claimResize: a bound claim may ask for more, where its class can grow volumes.
 func (l *List) claimResize(_ context.Context, a *registry.Attributes) error {
 	c, ok := object[core.PersistentVolumeClaim](a)
 	o := old[core.PersistentVolumeClaim](a)
@@ -82,14 +82,25 @@ func (l *List) claimResize(_ context.Context, a *registry.Attributes) error {
 	if now.Cmp(before) <= 0 {
 		return nil
 	}
-	class := c.Annotations[core.BetaStorageClassAnnotation]
-	if class == "" && c.Spec.StorageClassName != nil {
-		class = *c.Spec.StorageClassName
+	if o.Status.Phase != core.ClaimBound {
+		return forbid(a, "Only bound persistent volume claims can be expanded")
 	}
-	if s := client.Cached(l.cache, api.StorageClasses, "", class); class == "" || s == nil || s.AllowVolumeExpansion == nil || !*s.AllowVolumeExpansion {
+	class := classOf(c)
+	if s := client.Cached(l.cache, api.StorageClasses, "", class); class == "" || class != classOf(o) || s == nil || s.AllowVolumeExpansion == nil || !*s.AllowVolumeExpansion {
 		return forbid(a, "only dynamically provisioned pvc can be resized and the storageclass that provisions the pvc must support resize")
 	}
 	return nil
+}
+
+// classOf is the name of a claim's class, by the annotation that was there before the field.
+func classOf(c *core.PersistentVolumeClaim) string {
+	if class, legacy := c.Annotations[core.BetaStorageClassAnnotation]; legacy {
+		return class
+	}
+	if c.Spec.StorageClassName != nil {
+		return *c.Spec.StorageClassName
+	}
+	return ""
 }
 
 // serviceAllocation gives a Service its addresses and ports.

@@ -131,7 +131,7 @@ func (l *List) runtimeClass(_ context.Context, a *registry.Attributes) error {
 	if c == nil {
 		return forbid(a, "pod rejected: RuntimeClass %q not found", *p.Spec.RuntimeClassName)
 	}
-	if c.Overhead != nil && p.Spec.Overhead == nil {
+	if c.Overhead != nil && len(p.Spec.Overhead) == 0 {
 		p.Spec.Overhead = c.Overhead.PodFixed.DeepCopy()
 	}
 	if c.Scheduling == nil {
@@ -150,15 +150,7 @@ func applyScheduling(a *registry.Attributes, p *core.Pod, c *nodev1.RuntimeClass
 		}
 		p.Spec.NodeSelector[k] = v
 	}
-next:
-	for _, t := range c.Scheduling.Tolerations {
-		for _, have := range p.Spec.Tolerations {
-			if equality.Semantic.DeepEqual(have, t) {
-				continue next
-			}
-		}
-		p.Spec.Tolerations = append(p.Spec.Tolerations, t)
-	}
+	p.Spec.Tolerations = mergeTolerations(p.Spec.Tolerations, c.Scheduling.Tolerations)
 	return nil
 }
 
