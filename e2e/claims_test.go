@@ -371,6 +371,11 @@ spec:
 	c.Eventually(patience, "doctor names the claim as the holder", func() error {
 		return missing(orch("gpu", "doctor", "-n", c.ns, "greedy"), c.ns+"/good (claim shared)")
 	})
+	gpuPod(c, "byhand", "nvidia.com/gpu", 2, "nodeName: tellbox")
+	c.Eventually(patience, "a pod that nobody scheduled is refused", func() error {
+		return missing(c.Get("pod/byhand", "{.status.reason}: {.status.message}"), "UnexpectedAdmissionError: Pod was rejected: Allocate failed due to requested number of devices unavailable for nvidia.com/gpu. Requested: 2, Available: 0")
+	})
+	c.K("delete", "pod", "byhand")
 	h.Eventually(patience, "the claim is in the metrics", func() error {
 		page := c.Kubectl("get", "--raw", "/api/v1/nodes/tellbox/proxy/metrics/gpu")
 		return missing(page, `dra_claim_name="shared",dra_claim_namespace="`+c.ns+`",dra_driver_name="gpu.nvidia.com",dra_pool_name="tellbox"`)

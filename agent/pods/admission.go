@@ -91,7 +91,10 @@ func (p *Pods) fit(pod *core.Pod, without map[types.UID]bool) *status.Verdict {
 
 // leavingHoldLocked tells whether devices are about to come back.
 func (p *Pods) leavingHoldLocked() bool {
-	return slices.ContainsFunc(slices.Collect(maps.Keys(p.places.leaving)), func(uid types.UID) bool { return len(p.Devices.Allocated(uid)) > 0 })
+	return slices.ContainsFunc(slices.Collect(maps.Keys(p.places.leaving)), func(uid types.UID) bool {
+		pod := p.places.admitted[uid]
+		return len(p.Devices.Allocated(uid)) > 0 || pod != nil && claims(pod)
+	})
 }
 
 // enlist counts a pod that runs already; release stops counting one.

@@ -30,6 +30,7 @@ type givenDevices struct {
 	// claims are how many more times they are not ready, letGo how often they are not given back.
 	claims, letGo int
 	left          []string // what was done with claims
+	admit         func(pod *core.Pod) error
 }
 
 func (d *givenDevices) PrepareClaims(_ context.Context, pod *core.Pod) error {
@@ -52,7 +53,13 @@ func (d *givenDevices) ReleaseClaims(context.Context, types.UID) error {
 	return nil
 }
 
-func (d *givenDevices) Admit(*core.Pod) error         { return nil }
+func (d *givenDevices) Admit(pod *core.Pod) error {
+	if d.admit != nil {
+		return d.admit(pod)
+	}
+	return nil
+}
+
 func (d *givenDevices) Keep(map[types.UID]bool) error { return nil }
 func (d *givenDevices) Edits(context.Context, host.DeviceHolder) (host.DeviceEdits, error) {
 	if d.made == nil {

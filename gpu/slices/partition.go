@@ -33,17 +33,12 @@ const (
 	sliceCounter = "memory-slice-"
 )
 
-// Partition names a place on a card: what a MIG device is, or would be.
-type Partition struct {
-	// Profile is the GPU instance's row on the card.
-	Profile device.Profile
-	At      device.Placement
-}
-
 // partition is a MIG device to write: one that is there, or could be made.
 type partition struct {
-	Partition
-	live *device.MIGDevice
+	// profile is the GPU instance's row on the card.
+	profile device.Profile
+	at      device.Placement
+	live    *device.MIGDevice
 	// room is how many other partitions of the card it is in the way of.
 	room int
 }
@@ -52,18 +47,18 @@ type partition struct {
 // it is one of several compute instances. Rounded down, so that all of them fit, and none fits
 // beside what takes the whole instance.
 func (p partition) part() int64 {
-	if p.live == nil || p.live.Slices <= 0 || p.live.Slices >= p.Profile.Slices {
+	if p.live == nil || p.live.Slices <= 0 || p.live.Slices >= p.profile.Slices {
 		return 1000
 	}
-	return int64(1000 * p.live.Slices / p.Profile.Slices)
+	return int64(1000 * p.live.Slices / p.profile.Slices)
 }
 
 func (p partition) name(g device.GPU) string {
-	profile := p.Profile.Name
+	profile := p.profile.Name
 	if p.live != nil {
 		profile = p.live.Profile
 	}
-	name := fmt.Sprintf("%s-mig-%s-%d-%d", cardName(g), strings.NewReplacer(".", "", "+", "-").Replace(profile), p.Profile.ID, p.At.Start)
+	name := fmt.Sprintf("%s-mig-%s-%d-%d", cardName(g), strings.NewReplacer(".", "", "+", "-").Replace(profile), p.profile.ID, p.at.Start)
 	if p.part() < 1000 {
 		name += fmt.Sprintf("-%d", p.live.ID) // several lie in one place
 	}
@@ -77,12 +72,12 @@ func partitionsOf(g device.GPU, dynamic bool) []partition {
 	var all, live, possible []partition
 	for _, p := range g.MIG.Profiles {
 		for _, at := range p.Placements {
-			all = append(all, partition{Partition: Partition{Profile: p, At: at}})
+			all = append(all, partition{profile: p, at: at})
 		}
 	}
 	for _, d := range g.MIGDevices() {
 		if d.UUID != "" {
-			live = append(live, partition{Partition: Partition{Profile: d.Kind, At: d.Placement}, live: &d})
+			live = append(live, partition{profile: d.Kind, at: d.Placement, live: &d})
 		}
 	}
 	slices.SortStableFunc(live, func(a, b partition) int { return cmp.Compare(a.live.Index, b.live.Index) })
@@ -90,19 +85,19 @@ func partitionsOf(g device.GPU, dynamic bool) []partition {
 		return live
 	}
 	for _, p := range all {
-		if slices.ContainsFunc(live, func(l partition) bool { return l.Profile.ID == p.Profile.ID && l.At == p.At }) {
+		if slices.ContainsFunc(live, func(l partition) bool { return l.profile.ID == p.profile.ID && l.at == p.at }) {
 			continue
 		}
 		for _, other := range all {
-			if other.At.Overlaps(p.At) {
+			if other.at.Overlaps(p.at) {
 				p.room++
 			}
 		}
 		possible = append(possible, p)
 	}
 	slices.SortStableFunc(possible, func(a, b partition) int {
-		return cmp.Or(cmp.Compare(a.Profile.Slices, b.Profile.Slices), cmp.Compare(a.Profile.MemoryMiB, b.Profile.MemoryMiB),
-			cmp.Compare(a.Profile.ID, b.Profile.ID), cmp.Compare(a.room, b.room), cmp.Compare(a.At.Start, b.At.Start))
+		return cmp.Or(cmp.Compare(a.profile.Slices, b.profile.Slices), cmp.Compare(a.profile.MemoryMiB, b.profile.MemoryMiB),
+			cmp.Compare(a.profile.ID, b.profile.ID), cmp.Compare(a.room, b.room), cmp.Compare(a.at.Start, b.at.Start))
 	})
 	return append(live, possible...)
 }
@@ -116,7 +111,7 @@ func (w *writer) partitions(g device.GPU, set *resource.CounterSet) []resource.D
 		a := w.of(g)
 		a.text("type", typeMIG)
 		a.text("parentUUID", g.UUID)
-		profile := p.Profile.Name
+		profile := p.profile.Name
 		if p.live != nil {
 			profile = p.live.Profile
 			a.text("uuid", p.live.UUID)
@@ -137,14 +132,14 @@ func (p partition) attributes() device.Attributes {
 	if p.live != nil && p.live.Attributes != (device.Attributes{}) {
 		return p.live.Attributes
 	}
-	return p.Profile.Attributes
+	return p.profile.Attributes
 }
 
 func (p partition) memoryBytes() int64 {
-	if p.live != nil && p.live.MemoryBytes != nil && p.Profile.MemoryMiB == 0 {
+	if p.live != nil && p.live.MemoryBytes != nil && p.profile.MemoryMiB == 0 {
 		return int64(*p.live.MemoryBytes)
 	}
-	return int64(p.Profile.MemoryMiB) << 20
+	return int64(p.profile.MemoryMiB) << 20
 }
 
 // capacity says what the device has. Which slices of the memory those are is left out for
@@ -159,7 +154,7 @@ func (p partition) capacity(all int) map[resource.QualifiedName]resource.DeviceC
 	if n := p.memoryBytes(); n > 0 {
 		out[memory] = resource.DeviceCapacity{Value: *quantity.NewQuantity(n, quantity.BinarySI)}
 	}
-	for i := p.At.Start; i < p.At.Start+p.At.Size && p.At.Size < all; i++ {
+	for i := p.at.Start; i < p.at.Start+p.at.Size && p.at.Size < all; i++ {
 		out[resource.QualifiedName(fmt.Sprint(memorySlice, i))] = resource.DeviceCapacity{Value: count(1)}
 	}
 	return out
@@ -176,7 +171,7 @@ func (p partition) counters() map[string]resource.Counter {
 	if n := p.memoryBytes(); n > 0 {
 		out[memory] = resource.Counter{Value: *quantity.NewQuantity(n*p.part()/1000, quantity.BinarySI)}
 	}
-	for i := p.At.Start; i < p.At.Start+p.At.Size; i++ {
+	for i := p.at.Start; i < p.at.Start+p.at.Size; i++ {
 		out[fmt.Sprint(sliceCounter, i)] = resource.Counter{Value: *quantity.NewMilliQuantity(p.part(), quantity.DecimalSI)}
 	}
 	return out
@@ -188,7 +183,7 @@ func count(n int) quantity.Quantity { return *quantity.NewQuantity(int64(n), qua
 func slicesOf(g device.GPU) int {
 	n := 0
 	for _, p := range partitionsOf(g, true) {
-		n = max(n, p.At.Start+p.At.Size)
+		n = max(n, p.at.Start+p.at.Size)
 	}
 	return n
 }

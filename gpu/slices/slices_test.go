@@ -110,7 +110,7 @@ func TestGolden(t *testing.T) {
 	lost := Node{Name: "node-1", Machine: load(t, "h100-8"), Share: mixed, Taints: map[string][]resource.DeviceTaint{}}
 	lost.Machine.GPUs = slices.Clone(lost.Machine.GPUs[:2])
 	lost.Machine.GPUs[0].Problem = &device.Problem{Code: device.CodeGPULost}
-	lost.Taints[lost.Machine.GPUs[1].UUID] = []resource.DeviceTaint{{Key: TaintXID, Value: "48", Effect: resource.DeviceTaintEffectNoExecute}}
+	lost.Taints[lost.Machine.GPUs[1].UUID] = []resource.DeviceTaint{{Key: Driver + "/xid", Value: "48", Effect: resource.DeviceTaintEffectNoExecute}}
 	one := load(t, "h200-mig")
 	one.GPUs = one.GPUs[:1]
 	for name, n := range map[string]Node{
