@@ -184,6 +184,9 @@ func (g *GPUs) limit(ctx context.Context, parts []part, cgroup string) error {
 // PodConditions says what keeps the pod and its neighbours within their shares.
 func (g *GPUs) PodConditions(held []devices.Holding) []core.PodCondition {
 	m := g.config.Look().Machine
+	if m.Tier == "" {
+		return nil // not looked yet: what the status said before stays
+	}
 	var worst share.Level
 	var sentences []string
 	for _, h := range held {

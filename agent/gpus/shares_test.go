@@ -229,6 +229,16 @@ func TestLadder(t *testing.T) {
 			t.Error(err, condition(r, "a"))
 		}
 	})
+	t.Run("after a restart nothing is said before it is known", func(t *testing.T) {
+		r := guarded(t, "h100-8", share.Config{}, nil)
+		if _, err := r.edits(t, partOf("a", 3000, 0)); err != nil {
+			t.Fatal(err)
+		}
+		r.machine = device.Machine{}
+		if got := condition(r, "a"); got != "" {
+			t.Error(got)
+		}
+	})
 	t.Run("nobody can tell", func(t *testing.T) {
 		r := guarded(t, "h100-8", share.Config{}, func(g *Guard) { g.Processes = nil })
 		if _, err := r.edits(t, partOf("a", 3000, 0)); err != nil || !strings.Contains(condition(r, "a"), "False None") {
