@@ -127,6 +127,13 @@ type probeRun struct {
 func (w *worker) probe(ctx context.Context, n plan.Named, c *plan.Container, r probeRun) (stop func()) {
 	ctx, cancel := context.WithCancel(ctx)
 	target := w.hooksFor(n, r.id)
+	say := func(reason, message string) {
+		w.box.post(func() {
+			if c.Running() && c.Current.ID == r.id {
+				w.containerEvent(n.Name, core.EventTypeWarning, reason, message)
+			}
+		})
+	}
 	w.p.wg.Go(func() {
 		probe.Run(ctx, probe.Config{
 			Kind: r.kind, Spec: r.spec, Started: c.Current.StartedAt, Initial: *r.result,
@@ -140,13 +147,8 @@ func (w *worker) probe(ctx context.Context, n plan.Named, c *plan.Container, r p
 					}
 				})
 			},
-			Unhealthy: func(message string) {
-				w.box.post(func() {
-					if c.Running() && c.Current.ID == r.id {
-						w.containerEvent(n.Name, core.EventTypeWarning, "Unhealthy", message)
-					}
-				})
-			},
+			Unhealthy: func(message string) { say("Unhealthy", message) },
+			Warn:      func(message string) { say("ProbeWarning", message) },
 		})
 	})
 	return cancel

@@ -178,7 +178,10 @@ func httpOnce(ctx context.Context, a *core.HTTPGetAction, t Target) (Outcome, st
 	if err != nil && len(body) == 0 && ctx.Err() != nil {
 		return Failed, err.Error()
 	}
-	if answer.StatusCode >= 200 && answer.StatusCode < 400 {
+	if answer.StatusCode >= 300 && answer.StatusCode < 400 {
+		return Warned, "Probe terminated redirects, Response body: " + string(body)
+	}
+	if answer.StatusCode >= 200 && answer.StatusCode < 300 {
 		return Passed, string(body)
 	}
 	return Failed, fmt.Sprintf("HTTP probe failed with statuscode: %d", answer.StatusCode)

@@ -27,6 +27,7 @@ type Outcome string
 
 const (
 	Passed  Outcome = "passed"
+	Warned  Outcome = "warned" // it passed, and there is something to say of it
 	Failed  Outcome = "failed"
 	Errored Outcome = "errored" // the probe itself did not work: the result stays as it is
 )
@@ -45,6 +46,8 @@ type Config struct {
 	Report func(plan.Result)
 	// Unhealthy is called for every failed attempt that counts.
 	Unhealthy func(message string)
+	// Warn is called for every attempt that counts and passed with a warning.
+	Warn func(message string)
 }
 
 // First steps of the early attempts; see Run.
@@ -126,7 +129,7 @@ func (t *tally) early(ctx context.Context, from time.Time, period time.Duration)
 	}
 	end := from.Add(period)
 	for {
-		if outcome, _ := t.once(ctx); outcome == Passed {
+		if outcome, _ := t.once(ctx); outcome == Passed || outcome == Warned {
 			t.set(plan.Success)
 			return true
 		}
@@ -143,6 +146,12 @@ func (t *tally) attempt(ctx context.Context) (over bool) {
 	outcome, message := t.once(ctx)
 	if ctx.Err() != nil {
 		return true
+	}
+	if outcome == Warned {
+		outcome = Passed
+		if t.config.Warn != nil {
+			t.config.Warn(string(t.config.Kind) + " probe warning: " + message)
+		}
 	}
 	if outcome != Passed && t.config.Unhealthy != nil {
 		verb := " probe failed: "

@@ -72,6 +72,23 @@ func TestRun(t *testing.T) {
 	}
 }
 
+// TestWarningPasses: of a redirect that was not followed nothing was said.
+func TestWarningPasses(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithTimeout(t.Context(), 2500*time.Millisecond)
+		defer cancel()
+		var said []string
+		Run(ctx, Config{Kind: Liveness, Spec: &core.Probe{PeriodSeconds: 1, FailureThreshold: 1}, Started: time.Now(), Initial: plan.Success,
+			Attempt: func(context.Context) (Outcome, string) { return Warned, "elsewhere" },
+			Report:  func(r plan.Result) { t.Errorf("it is %v", r) },
+			Warn:    func(text string) { said = append(said, text) },
+		})
+		if d := cmp.Diff([]string{"Liveness probe warning: elsewhere", "Liveness probe warning: elsewhere"}, said); d != "" {
+			t.Error(d)
+		}
+	})
+}
+
 func TestOnce(t *testing.T) {
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
@@ -104,7 +121,7 @@ func TestOnce(t *testing.T) {
 	}{
 		{"http", get("ok"), Passed, "kube-probe/1.37"},
 		{"http 500", get("/bad"), Failed, "HTTP probe failed with statuscode: 500"},
-		{"redirect elsewhere passes", get("/away"), Passed, "<a href"},
+		{"redirect elsewhere passes", get("/away"), Warned, "Probe terminated redirects, Response body: <a href"},
 		{"redirect here is followed", get("/here"), Failed, "HTTP probe failed with statuscode: 500"},
 		{"unknown port name", core.ProbeHandler{HTTPGet: &core.HTTPGetAction{Port: intstr.FromString("x")}}, Errored, "couldn't find port: x"},
 		{"tcp", core.ProbeHandler{TCPSocket: &core.TCPSocketAction{Port: intstr.FromInt(port)}}, Passed, ""},
