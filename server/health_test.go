@@ -10,6 +10,11 @@ import (
 // TestHealthByUpstreamsNames: probes that asked for one of upstream's checks got 404, and a store that failed was healthy.
 func TestHealthByUpstreamsNames(t *testing.T) {
 	root := user(t, start(t, memory.New(), nil), "root", "system:masters")
+	for code, body := root.do("GET", "/metrics/slis", ""); !strings.Contains(body, `kubernetes_healthcheck{name="etcd",type="healthz"} 1`); code, body = root.do("GET", "/metrics/slis", "") {
+		if code != 200 || t.Context().Err() != nil {
+			t.Fatalf("before any probe: %d %s", code, body)
+		}
+	}
 	for page, names := range map[string][]string{
 		"/livez":   {"ping", "log", "etcd", "poststarthook/rbac/bootstrap-roles", "poststarthook/crd-informer-synced", "autoregister-completion"},
 		"/readyz":  {"ping", "etcd", "informer-sync", "shutdown", "poststarthook/apiservice-registration-controller"},

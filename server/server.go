@@ -330,6 +330,9 @@ func (s *Server) runAudit(ctx context.Context) error {
 // comes after, such as the local node, has conditions of its own to show.
 func (s *Server) serve(ctx context.Context) error {
 	close(s.serving)
+	for _, c := range s.checks() { // /metrics/slis says something before the first probe comes
+		s.slis.checked("healthz", c.Name, c.Check(ctx))
+	}
 	<-ctx.Done()
 	return nil
 }
