@@ -64,6 +64,7 @@ type Controller struct {
 	mu        sync.Mutex
 	installed map[string]*installed // by the definition's name; guarded by mu
 	published map[string]string     // hashes by document; guarded by mu
+	verdicts  map[string]verdict    // by the definition's name; guarded by mu
 }
 
 // maxAgain bounds the definitions that wait to be looked at again.
@@ -100,7 +101,7 @@ func New(c Config) (*Controller, error) {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
 	r := &Controller{Config: c, ready: make(chan struct{}), again: make(chan reconcile.Key, maxAgain),
-		installed: map[string]*installed{}, published: map[string]string{}}
+		verdicts: map[string]verdict{}, installed: map[string]*installed{}, published: map[string]string{}}
 	var err error
 	r.loop, err = reconcile.New(c.Client, reconcile.Spec{
 		Name:    "custom-resource-definition",
@@ -169,6 +170,7 @@ func (c *Controller) Do(ctx context.Context, key reconcile.Key) (reconcile.Resul
 	peers := c.peers(d)
 	want := d.DeepCopy()
 	decide(want, peers, c.Now())
+	c.judge(want)
 	if holds(want, apiext.Established) {
 		if err := c.install(ctx, want); err != nil {
 			return reconcile.Result{}, fmt.Errorf("serving the custom resource %s: %w", d.Name, err)
@@ -254,6 +256,7 @@ func (c *Controller) gone(ctx context.Context, name string) error {
 	c.mu.Lock()
 	was := c.installed[name]
 	delete(c.installed, name)
+	delete(c.verdicts, name)
 	c.mu.Unlock()
 	group := ""
 	if was != nil {
