@@ -31,6 +31,17 @@ func TestHealthByUpstreamsNames(t *testing.T) {
 		!strings.Contains(body, `kubernetes_healthchecks_total{name="etcd",status="success",type="readyz"} 1`) {
 		t.Errorf("/metrics/slis: %d %s", code, body)
 	}
+	for path, want := range map[string]string{
+		"/readyz?verbose&exclude=etcd&exclude=none": "[+]etcd excluded: ok\n", "/readyz?verbose&exclude=none": "warn: some health checks cannot be excluded: no matches for \"none\"\n",
+		"/livez?verbose": "livez check passed\n", "/livez?exclude=etcd": "ok", "/livez/etcd": "ok", "/readyz/poststarthook/rbac/bootstrap-roles": "ok",
+	} {
+		if code, body := root.do("GET", path, ""); code != 200 || !strings.Contains(body, want) {
+			t.Errorf("%s: %d %s, want %s", path, code, body, want)
+		}
+	}
+	if code, _ := root.do("GET", "/livez/none", ""); code != 404 {
+		t.Errorf("a check that is none: %d", code)
+	}
 }
 
 // TestAdmissionSpeaksBeforeTheStore: an object that came with a version was refused for that, whatever admission had to say.

@@ -3,6 +3,8 @@ package rest
 import (
 	"compress/gzip"
 	"encoding/json"
+	"io"
+	"net/http"
 	"net/http/httptest"
 	"testing"
 )
@@ -40,5 +42,49 @@ func TestCompression(t *testing.T) {
 	var list struct{ Items []any }
 	if err := json.NewDecoder(rd).Decode(&list); err != nil || len(list.Items) != 200 {
 		t.Errorf("%d items, %v", len(list.Items), err)
+	}
+}
+
+// TestCompressionOverHTTP: a client that asks for no encoding of its own gets gzip and sees
+// none of it; a watch is never compressed, as its events must not wait for more.
+func TestCompressionOverHTTP(t *testing.T) {
+	w := newWorld(t, nil)
+	w.fill(t, 200)
+	elsewhere := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		r.RemoteAddr = "192.0.2.1:99"
+		w.server.ServeHTTP(rw, r)
+	}))
+	t.Cleanup(elsewhere.Close)
+	ask := func(query, encoding string) (*http.Response, []byte) {
+		r, err := http.NewRequest("GET", elsewhere.URL+configMaps+query, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if encoding != "" {
+			r.Header.Set("Accept-Encoding", encoding)
+		}
+		resp, err := elsewhere.Client().Do(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		data, err := io.ReadAll(resp.Body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return resp, data
+	}
+	seen, data := ask("", "")
+	if !seen.Uncompressed || seen.StatusCode != 200 || len(data) < 200<<10 {
+		t.Errorf("by itself: %v %s, %d bytes", seen.Uncompressed, seen.Status, len(data))
+	}
+	packed, small := ask("", "gzip")
+	if packed.Header.Get("Content-Encoding") != "gzip" || packed.Header.Get("Vary") != "Accept-Encoding" || len(small) > len(data)/4 {
+		t.Errorf("gzip: %v, %d of %d bytes", packed.Header, len(small), len(data))
+	}
+	for query, encoding := range map[string]string{"": "identity", "?limit=2": "gzip", "?watch=1&timeoutSeconds=1": "gzip"} {
+		if plain, _ := ask(query, encoding); plain.StatusCode != 200 || plain.Header.Get("Content-Encoding") != "" {
+			t.Errorf("%s %s: %v", query, encoding, plain.Header)
+		}
 	}
 }

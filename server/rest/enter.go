@@ -4,7 +4,6 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
-	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
@@ -84,24 +83,6 @@ func (s *Server) enterPage(w http.ResponseWriter, r *http.Request, user registry
 		return nil, refused(t.RetryAfter)
 	}
 	return t.Leave, nil
-}
-
-// Deadlines of clients that do not read or write.
-const (
-	// lastWords is what an answer may still take once its request has run out of time.
-	lastWords = 5 * time.Second
-	// stallTime is how long a watch's client may take to read what was written.
-	stallTime = 30 * time.Second
-)
-
-// cutOff makes reads of the body fail when the request's time is over, and writes a
-// little later, so that neither a slow sender nor a slow reader holds its place.
-func cutOff(w http.ResponseWriter, after time.Duration) *time.Timer {
-	return time.AfterFunc(after, func() {
-		c, now := http.NewResponseController(w), time.Now()
-		_ = c.SetReadDeadline(now) // where there is no connection there is nobody to cut off
-		_ = c.SetWriteDeadline(now.Add(lastWords))
-	})
 }
 
 // selectsNode tells whether a watch is for the pods of one node.

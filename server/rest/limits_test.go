@@ -148,6 +148,35 @@ func TestWatchesAreBounded(t *testing.T) {
 	}
 }
 
+// TestOneWatchTooMany: a user with as many watches as there may be is told to come again.
+func TestOneWatchTooMany(t *testing.T) {
+	w := newWorld(t, nil)
+	for range maxUserWatches - 1 {
+		if _, err := w.server.watches.enter("admin"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	last, err := http.Get(w.http.URL + configMaps + "?watch=1")
+	if err != nil || last.StatusCode != 200 {
+		t.Fatal(last, err)
+	}
+	defer last.Body.Close()
+	resp, data := w.do(t, "GET", configMaps+"?watch=1", "")
+	if resp.StatusCode != 429 || resp.Header.Get("Retry-After") != "5" || !strings.Contains(string(data), `"reason":"TooManyRequests"`) || !strings.Contains(string(data), "too many watches are open") {
+		t.Errorf("%s %v %s", resp.Status, resp.Header, data)
+	}
+	last.Body.Close()
+	for end := time.Now().Add(10 * time.Second); ; {
+		resp, data := w.do(t, "GET", configMaps+"?watch=1&timeoutSeconds=1", "")
+		if resp.StatusCode == 200 {
+			return
+		}
+		if time.Now().After(end) {
+			t.Fatalf("after one has ended: %s %s", resp.Status, data)
+		}
+	}
+}
+
 func TestConnectionsAreBounded(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

@@ -80,6 +80,7 @@ type Server struct {
 	now       func() time.Time
 	flow      *flow.Control
 	watches   watchLimit
+	deadlines deadlines
 	tally     *tally.Tally
 	discovery *discovery.Documents
 	documents *openapi.Documents
@@ -94,11 +95,8 @@ type Server struct {
 
 // Limits of connections.
 const (
-	maxStreams        = 1000
-	maxHeaderBytes    = 64 << 10
-	readHeaderTimeout = 30 * time.Second
-	idleTimeout       = 3 * time.Minute
-	pingTimeout       = 30 * time.Second
+	maxStreams     = 1000
+	maxHeaderBytes = 64 << 10
 	// drainTime is how long requests in flight may take to end on shutdown.
 	drainTime = 10 * time.Second
 )
@@ -124,7 +122,7 @@ func New(c Config) (*Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("rest: %w", err)
 	}
-	s := &Server{config: c, log: c.Log, now: c.Now, flow: c.Flow, tally: tally.New(), documents: docs, connect: connect.New(c.Registry, c.Nodes, c.Backends)}
+	s := &Server{config: c, log: c.Log, now: c.Now, flow: c.Flow, tally: tally.New(), deadlines: usualDeadlines(), documents: docs, connect: connect.New(c.Registry, c.Nodes, c.Backends)}
 	s.draining, s.drain = context.WithCancel(context.Background())
 	s.discovery = discovery.New(kinds{c.Registry}, nil)
 	if c.Aggregator != nil {
@@ -165,8 +163,8 @@ func (s *Server) Run(ctx context.Context) error {
 	defer cancel()
 	h := &http.Server{
 		Handler: s, TLSConfig: s.config.TLS,
-		ReadHeaderTimeout: readHeaderTimeout, IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeaderBytes,
-		HTTP2: &http.HTTP2Config{MaxConcurrentStreams: maxStreams, SendPingTimeout: pingTimeout, PingTimeout: pingTimeout / 2,
+		ReadHeaderTimeout: s.deadlines.headers, IdleTimeout: s.deadlines.idle, MaxHeaderBytes: maxHeaderBytes,
+		HTTP2: &http.HTTP2Config{MaxConcurrentStreams: maxStreams, SendPingTimeout: s.deadlines.ping, PingTimeout: s.deadlines.ping / 2,
 			MaxReceiveBufferPerConnection: 4 << 20, MaxReceiveBufferPerStream: 1 << 20},
 		BaseContext: func(net.Listener) context.Context { return base }, ConnContext: connContext,
 		ErrorLog: stdlog.New(quiet{s.log, s.tally}, "", 0),

@@ -66,7 +66,7 @@ func (s *Server) watch(q *request) error {
 	p := buffers.Get().(*[]byte)
 	buf := (*p)[:0]
 	defer func() { putBuffer(p, buf) }()
-	stalled := time.AfterFunc(stallTime, func() { _ = flush.SetWriteDeadline(time.Now()) })
+	stalled := time.AfterFunc(s.deadlines.stall, func() { _ = flush.SetWriteDeadline(time.Now()) })
 	defer stalled.Stop()
 	for {
 		stalled.Stop()
@@ -78,7 +78,7 @@ func (s *Server) watch(q *request) error {
 			buf = f.appendEnd(buf[:0], ctx, err)
 		}
 		// One write and one flush for all that was waiting.
-		stalled.Reset(stallTime)
+		stalled.Reset(s.deadlines.stall)
 		if len(buf) > 0 {
 			if _, writeErr := q.w.Write(buf); writeErr != nil {
 				return nil

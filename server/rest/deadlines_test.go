@@ -1,0 +1,131 @@
+package rest
+
+import (
+	"bytes"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/net/http2"
+	core "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+// hasty is a world with TLS whose server hardly waits.
+func hasty(t *testing.T, protocol string, idle time.Duration) (w *world, dial func(secure bool) net.Conn) {
+	t.Helper()
+	w = newWorld(t, nil)
+	w.server.deadlines = deadlines{headers: 200 * time.Millisecond, idle: idle, ping: 200 * time.Millisecond, lastWords: 50 * time.Millisecond, stall: 200 * time.Millisecond}
+	url, client := w.serveTLS(t)
+	roots := client.Transport.(*http.Transport).TLSClientConfig.RootCAs
+	return w, func(secure bool) net.Conn {
+		t.Helper()
+		c, err := net.Dial("tcp", strings.TrimPrefix(url, "https://"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = c.Close() })
+		_ = c.SetDeadline(time.Now().Add(20 * time.Second))
+		if !secure {
+			return c
+		}
+		return tls.Client(c, &tls.Config{RootCAs: roots, ServerName: "example.com", NextProtos: []string{protocol}})
+	}
+}
+
+// ends reads what comes until the connection ends, which it must.
+func ends(t *testing.T, what string, c io.Reader) (data []byte) {
+	t.Helper()
+	data, err := io.ReadAll(c)
+	var late net.Error
+	if errors.As(err, &late) && late.Timeout() {
+		t.Errorf("%s: still open after 20 s", what)
+	}
+	return data
+}
+
+// TestHalfOpenConnectionsEnd: a client that begins something and goes no further loses its connection.
+func TestHalfOpenConnectionsEnd(t *testing.T) {
+	for _, tc := range []struct {
+		name   string
+		secure bool
+		says   string
+	}{
+		{"nothing at all", false, ""},
+		{"half a handshake", false, "\x16\x03\x01\x02\x00\x01"},
+		{"a handshake and no request", true, ""},
+		{"half of the headers", true, "GET /version HTTP/1.1\r\nHost: h\r\nX-A"},
+		{"one request and no other", true, "GET /version HTTP/1.1\r\nHost: h\r\n\r\n"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			t.Parallel()
+			_, dial := hasty(t, "http/1.1", 200*time.Millisecond)
+			c := dial(tc.secure)
+			if h, is := c.(*tls.Conn); is {
+				if err := h.Handshake(); err != nil {
+					t.Fatal(err)
+				}
+			}
+			_, _ = io.WriteString(c, tc.says)
+			ends(t, tc.name, c)
+		})
+	}
+	t.Run("HTTP/2 without answers to pings", func(t *testing.T) {
+		t.Parallel()
+		_, dial := hasty(t, "h2", time.Minute)
+		c := dial(true)
+		_, _ = io.WriteString(c, http2.ClientPreface)
+		f := http2.NewFramer(c, c)
+		_ = f.WriteSettings()
+		pings := 0
+		for {
+			frame, err := f.ReadFrame()
+			if _, is := frame.(*http2.PingFrame); is {
+				pings++
+			}
+			var late net.Error
+			if errors.As(err, &late) && late.Timeout() {
+				t.Fatalf("still open after 20 s and %d pings", pings)
+			}
+			if err != nil {
+				break
+			}
+		}
+		if pings == 0 {
+			t.Error("it was closed without a ping")
+		}
+	})
+}
+
+// TestSlowReadersAreCutOff: a client that asks for much and reads nothing loses its
+// connection soon after the time of its request is over, or when its watch has stalled.
+func TestSlowReadersAreCutOff(t *testing.T) {
+	for _, query := range []string{"?timeout=1s", "?watch=1"} {
+		t.Run(query, func(t *testing.T) {
+			t.Parallel()
+			const objects, size = 24, 600 << 10 // more than sockets hold
+			w, dial := hasty(t, "http/1.1", time.Minute)
+			for i := range objects {
+				cm := &core.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprint("c", i), Namespace: "default"}, Data: map[string]string{"k": strings.Repeat("x", size)}}
+				if _, err := w.registry.Create(t.Context(), configMapCall(""), cm, metav1.CreateOptions{}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			c := dial(true)
+			if _, err := fmt.Fprintf(c, "GET %s%s HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n", configMaps, query); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(1300 * time.Millisecond) // it reads nothing until the server has lost patience
+			data := ends(t, query, c)
+			if !bytes.HasPrefix(data, []byte("HTTP/1.1 200 OK")) || len(data) >= objects*size {
+				t.Errorf("%d bytes came, beginning with %.20q", len(data), data)
+			}
+		})
+	}
+}
