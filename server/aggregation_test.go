@@ -460,18 +460,21 @@ func TestNamespaceOfAggregatedObjects(t *testing.T) {
 	}
 }
 
-// collecting runs the garbage collector.
-func collecting(t *testing.T, s *Server) {
+// running runs some of the controllers, by their names.
+func running(t *testing.T, s *Server, names ...string) {
 	t.Helper()
-	specs, err := controllers.Specs(controllers.Deps{Client: s.Client(api.ControllerUser, api.GroupMasters), ClusterCIDR: "10.42.0.0/16", RootCA: []byte("PEM"),
+	specs, err := controllers.Specs(controllers.Deps{Client: s.Client(api.ControllerUser, api.GroupMasters), ClusterCIDR: "10.42.0.0/16", RootCA: s.PKI().ServerCA(),
 		Kinds: s.Collected, Changed: s.KindsChanged, Others: s.Others("namespace-controller"), Owned: s.Others("generic-garbage-collector")})
 	if err != nil {
 		t.Fatal(err)
 	}
-	specs = slices.DeleteFunc(specs, func(s reconcile.Spec) bool { return s.Name != "garbage" })
-	running, stop := context.WithCancel(context.Background())
+	specs = slices.DeleteFunc(specs, func(s reconcile.Spec) bool { return !slices.Contains(names, s.Name) })
+	if len(specs) != len(names) {
+		t.Fatalf("%d controllers of %q", len(specs), names)
+	}
+	ctx, stop := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
-	go func() { ended <- reconcile.Run(running, s.Client(api.ControllerUser, api.GroupMasters), specs...) }()
+	go func() { ended <- reconcile.Run(ctx, s.Client(api.ControllerUser, api.GroupMasters), specs...) }()
 	t.Cleanup(func() {
 		stop()
 		if err := <-ended; err != nil {
@@ -488,7 +491,7 @@ func owned(name, ownerVersion, ownerKind, owner, uid string) string {
 // Owners and dependents may be another server's: what depends on them goes when they do.
 func TestGarbageOfAggregatedObjects(t *testing.T) {
 	s, e, _ := serving(t, nil)
-	collecting(t, s)
+	running(t, s, "garbage")
 	admin := user(t, s, "alice", api.GroupMasters)
 	const flunders, maps, version = "/apis/wardle.example.com/v1alpha1/namespaces/default/flunders", "/api/v1/namespaces/default/configmaps", "wardle.example.com/v1alpha1"
 	uid := func(path string) string {
@@ -559,7 +562,7 @@ func TestGarbageOfAggregatedObjects(t *testing.T) {
 // While a server cannot be asked, dependents of its objects stay, and nobody asks in haste.
 func TestGarbageOfAnUnavailableServer(t *testing.T) {
 	s, e, c := serving(t, nil)
-	collecting(t, s)
+	running(t, s, "garbage")
 	admin := user(t, s, "alice", api.GroupMasters)
 	const flunders, maps, version = "/apis/wardle.example.com/v1alpha1/namespaces/default/flunders", "/api/v1/namespaces/default/configmaps", "wardle.example.com/v1alpha1"
 	setUp(t, admin, [2]string{maps, owned("seen", version, "Flunder", "never", "no-such-uid")})
