@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -13,8 +14,10 @@ import (
 	"github.com/prometheus/common/expfmt"
 	"github.com/prometheus/common/model"
 
+	"orch/api"
 	"orch/api/events"
 	"orch/datastore/bolt"
+	"orch/datastore/memory"
 	"orch/server/scheduler"
 )
 
@@ -92,6 +95,41 @@ func TestMetricsOfDashboards(t *testing.T) {
 	if _, page := admin.do("GET", "/metrics/slis", ""); !strings.Contains(page, `kubernetes_healthcheck{name="ping",type="readyz"} 1`) {
 		t.Errorf("service levels: %s", page)
 	}
+}
+
+// TestObjectsAndQueuesAreCounted: the numbers, by upstream's names, move with what is stored and done.
+func TestObjectsAndQueuesAreCounted(t *testing.T) {
+	s := start(t, memory.New(), nil)
+	admin := user(t, s, "admin", api.GroupMasters)
+	value := func(series string) (n float64) {
+		t.Helper()
+		_, page := admin.do("GET", "/metrics", "")
+		_, rest, found := strings.Cut(page, "\n"+series+" ")
+		if !found {
+			t.Fatalf("no %s", series)
+		}
+		line, _, _ := strings.Cut(rest, "\n")
+		n, err := strconv.ParseFloat(line, 64)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	const maps, old, plain = "/api/v1/namespaces/default/configmaps", `apiserver_storage_objects{resource="configmaps"}`, `apiserver_resource_objects{group="",resource="configmaps"}`
+	setUp(t, admin, [2]string{maps, configMap("a", "")})
+	before := value(old)
+	setUp(t, admin, [2]string{maps, configMap("b", "")}, [2]string{maps, configMap("c", "")})
+	if n, m := value(old), value(plain); n != before+2 || m != n {
+		t.Errorf("%v and %v after %v and two more", n, m, before)
+	}
+	admin.do("DELETE", maps+"/b", "")
+	if n := value(old); n != before+1 {
+		t.Errorf("%v after one of %v has gone", n, before+2)
+	}
+	const adds, worked = `workqueue_adds_total{name="resource-quota"}`, `workqueue_work_duration_seconds_count{name="resource-quota"}`
+	idle := value(adds)
+	setUp(t, admin, [2]string{"/api/v1/namespaces/default/resourcequotas", `{"metadata":{"name":"q"},"spec":{"hard":{"pods":"1"}}}`})
+	waitFor(t, "the queue's numbers", func() bool { return value(adds) > idle && value(worked) > 0 })
 }
 
 // odd are names that promlint would not give, which dashboards know all the same.

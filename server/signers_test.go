@@ -160,9 +160,12 @@ func TestSignersRights(t *testing.T) {
 	if code, m := rita.message("PATCH", path+"/theirs/status", `{"status":{"conditions":[{"type":"Failed","status":"True","reason":"x"}]}}`); code != 403 || !strings.Contains(m, `user not permitted to sign requests with signerName "kubernetes.io/kube-apiserver-client"`) {
 		t.Errorf("%d %s", code, m)
 	}
+	if code, m := rita.message("PATCH", path+"/own/status", `{"status":{"conditions":[{"type":"Denied","status":"True","reason":"x"},{"type":"Failed","status":"True","reason":"x"}]}}`); code != 200 {
+		t.Errorf("a signer that is hers: %d %s", code, m)
+	}
 	code, body := admin.do("GET", path+"/own", "")
 	var r certificates.CertificateSigningRequest
-	if err := json.Unmarshal([]byte(body), &r); code != 200 || err != nil || r.Spec.Username != "rita" || len(r.Status.Conditions) != 1 {
+	if err := json.Unmarshal([]byte(body), &r); code != 200 || err != nil || r.Spec.Username != "rita" || len(r.Status.Conditions) != 2 {
 		t.Errorf("%d %s %v", code, body, err)
 	}
 }
