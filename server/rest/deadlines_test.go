@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"golang.org/x/net/http2"
+	"golang.org/x/net/http2/hpack"
 	core "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
@@ -125,6 +126,51 @@ func TestSlowReadersAreCutOff(t *testing.T) {
 			data := ends(t, query, c)
 			if !bytes.HasPrefix(data, []byte("HTTP/1.1 200 OK")) || len(data) >= objects*size {
 				t.Errorf("%d bytes came, beginning with %.20q", len(data), data)
+			}
+		})
+	}
+}
+
+// TestSlowStreamsAreCutOff: the same within HTTP/2, where it costs the client the stream.
+func TestSlowStreamsAreCutOff(t *testing.T) {
+	for _, query := range []string{"?timeout=1s", "?watch=1"} {
+		t.Run(query, func(t *testing.T) {
+			t.Parallel()
+			w, dial := hasty(t, "h2", time.Minute)
+			w.fill(t, 200) // more than the window of a stream
+			c := dial(true)
+			_, _ = io.WriteString(c, http2.ClientPreface)
+			f := http2.NewFramer(c, c)
+			_ = f.WriteSettings()
+			var b bytes.Buffer
+			e := hpack.NewEncoder(&b)
+			for _, h := range [][2]string{{":method", "GET"}, {":scheme", "https"}, {":authority", "h"}, {":path", configMaps + query}} {
+				_ = e.WriteField(hpack.HeaderField{Name: h[0], Value: h[1]})
+			}
+			if err := f.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: b.Bytes(), EndStream: true, EndHeaders: true}); err != nil {
+				t.Fatal(err)
+			}
+			got := 0
+			for {
+				frame, err := f.ReadFrame()
+				if err != nil {
+					t.Fatalf("the connection ended, not the stream: %v", err)
+				}
+				switch frame := frame.(type) {
+				case *http2.DataFrame:
+					if got += len(frame.Data()); frame.StreamEnded() {
+						t.Fatalf("the answer came whole in %d bytes", got)
+					}
+				case *http2.PingFrame:
+					if !frame.IsAck() {
+						_ = f.WritePing(true, frame.Data)
+					}
+				case *http2.RSTStreamFrame:
+					if got == 0 {
+						t.Error("it was reset before it began")
+					}
+					return
+				}
 			}
 		})
 	}
