@@ -102,11 +102,18 @@ func (e *DeviceEdits) env(v core.EnvVar) {
 	switch {
 	case i < 0 || e.Env[i].Value != v.Value && !slices.Contains(listed, v.Name):
 		e.Env = append(e.Env, v)
-	case e.Env[i].Value != v.Value:
+	case e.Env[i].Value == v.Value || nothing(v.Value):
+	case nothing(e.Env[i].Value):
+		e.Env = slices.Clone(e.Env)
+		e.Env[i].Value = v.Value
+	default:
 		e.Env = slices.Clone(e.Env)
 		e.Env[i].Value += "," + v.Value
 	}
 }
+
+// nothing tells the words for no device from a list of some.
+func nothing(list string) bool { return list == "void" || list == "none" || list == "" }
 
 // Empty tells whether nothing is added.
 func (e DeviceEdits) Empty() bool {

@@ -2,6 +2,7 @@ package crd_test
 
 import (
 	"bufio"
+	"bytes"
 	"encoding/json"
 	"encoding/pem"
 	"fmt"
@@ -322,7 +323,20 @@ func TestStorageVersionMoves(t *testing.T) {
 		"{name: gadgets.example.com}", fmt.Sprintf("{name: gadgets.example.com, resourceVersion: '%v'}", now.get("metadata.resourceVersion"))).Replace(c.definition("[v1]"))
 	w.must(200, "PUT", crdPath+"/gadgets.example.com", doc)
 	w.until("gadgets.example.com", "stored versions", func(a answer) bool { return fmt.Sprint(a.get("status.storedVersions")) == "[v1 v2]" })
-	w.eventually("the new storage version", func() bool { return w.do("POST", gadgetsV1, v1Gadget("new", "h:2")).code == 201 })
+	made := 0
+	w.eventually("the new storage version", func() bool { // the old one is written until the definition has been looked at
+		made++
+		name := fmt.Sprintf("new-%d", made)
+		if w.do("POST", gadgetsV1, v1Gadget(name, "h:2")).code != 201 {
+			return false
+		}
+		kv, err := store.Get(t.Context(), "/registry/example.com/gadgets/default/"+name, 0)
+		if err == nil && bytes.Contains(kv.Value, []byte("example.com/v2")) {
+			return true
+		}
+		w.must(200, "DELETE", gadgetsV1+"/"+name, "")
+		return false
+	})
 	o := w.must(200, "GET", gadgetsV2+"/old", "")
 	if o.get("spec.host") != "h" {
 		t.Errorf("an object of the old version: %s", o.raw)

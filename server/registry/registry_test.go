@@ -144,6 +144,24 @@ func wantStatus(t testing.TB, err error, code int32, reason metav1.StatusReason,
 	}
 }
 
+// TestRequestFindsTheRowThatTookItsPlace: a request that had found its kind just before a
+// definition changed was answered with 404 by a server that served the kind all the time.
+func TestRequestFindsTheRowThatTookItsPlace(t *testing.T) {
+	b := start(t)
+	b.createMap(configMap("a", "k", "v"))
+	again, facts := Row(api.ConfigMaps, Hooks[core.ConfigMap]{}), *api.ConfigMaps.Facts
+	again.Facts = &facts
+	if err := b.Replace(b.ctx, []*api.Facts{api.ConfigMaps.Facts}, []Resource{again}); err != nil {
+		t.Fatal(err)
+	}
+	b.createMap(configMap("b", "k", "v"))
+	if err := b.Replace(b.ctx, []*api.Facts{&facts}, nil); err != nil {
+		t.Fatal(err)
+	}
+	_, err := b.Create(b.ctx, req(api.ConfigMaps, ""), configMap("c"), metav1.CreateOptions{})
+	wantStatus(t, err, 404, metav1.StatusReasonNotFound, "could not find the requested resource")
+}
+
 func TestCreate(t *testing.T) {
 	b := start(t)
 	o := b.createMap(configMap("a", "k", "v"))

@@ -203,7 +203,10 @@ func (w *op) admitted(ctx context.Context) error {
 func (r *Registry) resource(ctx context.Context, q *Request) (*Resource, error) {
 	res := r.For(q.Kind)
 	if res == nil {
-		return nil, notServed(q.Kind)
+		if res = r.successor(q.Kind); res == nil {
+			return nil, notServed(q.Kind)
+		}
+		q.Kind = res.Facts
 	}
 	select {
 	case <-r.cache.Ready():
@@ -216,6 +219,17 @@ func (r *Registry) resource(ctx context.Context, q *Request) (*Resource, error) 
 	case <-ctx.Done():
 		return nil, contextError(ctx)
 	}
+}
+
+// successor is the row that has taken the place of one since the request found it: a
+// definition that changes makes new rows, and its kind is served all the time.
+func (r *Registry) successor(f *api.Facts) *Resource {
+	for _, res := range r.Resources() {
+		if res.GVR() == f.GVR() && res.Kind == f.Kind && res.Cluster == f.Cluster {
+			return res
+		}
+	}
+	return nil
 }
 
 // BodyFor is the kind of the body of a subresource: Scale, Eviction, Binding,
