@@ -250,7 +250,7 @@ func (g *nodeGPUs) look() gpus.View {
 
 func (g *nodeGPUs) files(m device.Machine) (cdi.Files, error) {
 	root := cmp.Or(m.Driver.Root, g.config.GPUDriverRoot, "/")
-	w := cdi.Where{FS: os.DirFS(root), Root: root, Arch: runtime.GOARCH, Version: cmp.Or(m.Driver.Version, m.Module.Version)}
+	w := cdi.Where{FS: os.DirFS(root), Root: root, Arch: runtime.GOARCH, Version: cmp.Or(m.Driver.Version, m.Module.Version), Integrated: m.Integrated()}
 	if dir, err := filepath.Rel(root, filepath.Dir(m.Driver.Library)); err == nil && m.Driver.Library != "" && filepath.IsLocal(dir) {
 		w.First = "/" + dir
 	}

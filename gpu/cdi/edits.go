@@ -68,6 +68,9 @@ const (
 
 // For computes the edits. An error says which device or node there is not.
 func For(m device.Machine, f Files, r Request) (Edits, error) {
+	if m.Integrated() {
+		return boardEdits(f, r), nil
+	}
 	nodes, err := nodesFor(m, r)
 	if err != nil {
 		return Edits{}, err
@@ -100,6 +103,37 @@ func For(m device.Machine, f Files, r Request) (Edits, error) {
 		}
 	}
 	return e, nil
+}
+
+// boardEdits are those of an integrated GPU: all that the board's lists name, whatever
+// the image says of capabilities, as NVIDIA's runtime does there.
+func boardEdits(f Files, r Request) Edits {
+	e := Edits{Nodes: f.Nodes}
+	if len(r.Devices) > 0 {
+		e.Env = append(e.Env, "NVIDIA_VISIBLE_DEVICES="+strings.Join(r.Devices, ","))
+	}
+	flags, known := ldcache.FlagsFor(archOf(f))
+	named := map[string]bool{}
+	for _, l := range f.Libraries {
+		named[l.Path] = true
+	}
+	for _, l := range f.Libraries {
+		for _, name := range append([]string{path.Base(l.Path)}, l.Links...) {
+			at := path.Join(path.Dir(l.Path), name)
+			if at != l.Path && named[at] {
+				continue // the lists have it
+			}
+			named[at] = true
+			e.Mounts = append(e.Mounts, Mount{path.Join(f.Root, l.Path), at})
+			if known {
+				e.Cache = append(e.Cache, ldcache.Entry{Flags: flags, Name: name, Path: at})
+			}
+		}
+	}
+	for _, o := range f.Others {
+		e.Mounts = append(e.Mounts, Mount{path.Join(f.Root, o.Path), o.Path})
+	}
+	return e
 }
 
 // target is where a program that lies in an unusual folder is looked for.

@@ -112,6 +112,8 @@ type Files struct {
 	Root      string
 	Libraries []File
 	Others    []File // programs, data, sockets, firmware
+	// Nodes are those of an integrated GPU, which the board's lists name.
+	Nodes []Node
 }
 
 // Where says where to look.
@@ -125,10 +127,15 @@ type Where struct {
 	Version string
 	// First is a folder to look in before all others: where NVML was found.
 	First string
+	// Integrated: what belongs to the driver is what the board's lists say (board.go).
+	Integrated bool
 }
 
 // Find looks the driver's files up. Not finding libcuda is an error: nothing would run.
 func Find(w Where) (Files, error) {
+	if w.Integrated {
+		return board(w)
+	}
 	folders := libraryFolders[w.Arch]
 	if w.First != "" {
 		folders = append([]string{w.First}, folders...)

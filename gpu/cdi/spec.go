@@ -62,7 +62,10 @@ func Spec(m device.Machine, f Files, devRoot string) ([]byte, error) {
 	s.Edits = edits(shared)
 	var all []Node
 	add := func(uuid string, names ...string) error {
-		nodes, err := deviceNodes(m, uuid)
+		nodes, err := f.Nodes, error(nil)
+		if !m.Integrated() {
+			nodes, err = deviceNodes(m, uuid)
+		}
 		if err != nil {
 			return fmt.Errorf("making the CDI file: %w", err)
 		}
@@ -73,7 +76,7 @@ func Spec(m device.Machine, f Files, devRoot string) ([]byte, error) {
 		return nil
 	}
 	for _, g := range m.GPUs {
-		if g.UUID == "" || g.Problem != nil || g.Minor == nil {
+		if g.UUID == "" || g.Problem != nil || g.Minor == nil && !g.Integrated {
 			continue
 		}
 		if !g.MIG.Enabled() {

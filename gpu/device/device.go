@@ -108,6 +108,11 @@ func (m Machine) Clone() Machine {
 	return m
 }
 
+// Integrated tells a system on chip that has its GPU inside from a machine with cards.
+func (m Machine) Integrated() bool {
+	return len(m.GPUs) > 0 && !slices.ContainsFunc(m.GPUs, func(g GPU) bool { return !g.Integrated })
+}
+
 // GPU returns the card with that UUID.
 func (m Machine) GPU(uuid string) (GPU, bool) {
 	i := slices.IndexFunc(m.GPUs, func(g GPU) bool { return g.UUID == uuid })

@@ -17,6 +17,9 @@ type GPU struct {
 	// Minor is N of /dev/nvidiaN, which need not be the index.
 	Minor *int `json:"minor,omitempty"`
 	PCI   PCI  `json:"pci"`
+	// Integrated: it is a part of the system on chip, as on a Jetson. It is on no bus and
+	// has no minor; which nodes and files belong to it the board's own lists say.
+	Integrated bool `json:"integrated,omitempty"`
 
 	Name   string `json:"name,omitempty"`
 	Brand  string `json:"brand,omitempty"` // NVML's brand in NVIDIA's spelling: "Nvidia", "Tesla", "GeForce"

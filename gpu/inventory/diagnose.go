@@ -33,6 +33,8 @@ func Diagnose(m device.Machine) []Finding {
 		add(true, "NouveauInUse", "the nouveau kernel driver holds %s: install the NVIDIA driver, put \"blacklist nouveau\" into /etc/modprobe.d and reboot", count(cards))
 	case m.Module.State == device.ModuleVFIO:
 		add(true, "BoundToVFIO", "%s bound to vfio-pci for virtual machines: containers get none", count(cards))
+	case m.Module.State == device.ModuleAbsent && m.Integrated():
+		add(true, "DriverNotInstalled", "the GPU of this board has no device node: install NVIDIA's L4T kernel and drivers (JetPack)")
 	case m.Module.State == device.ModuleAbsent && m.Tier != device.TierNVML:
 		add(true, "DriverNotInstalled", "%s on the bus and no NVIDIA driver for kernel %s: install the driver, nothing else is needed", count(cards), or(m.Host.Kernel, "of this node"))
 	case m.Module.State == device.ModuleUnused:
@@ -45,7 +47,7 @@ func Diagnose(m device.Machine) []Finding {
 	if m.Problem != nil && len(out) == 0 {
 		out = append(out, problemFinding(m))
 	}
-	if m.Module.State == device.ModuleLoaded && m.Module.Majors["nvidia-uvm"] == 0 {
+	if m.Module.State == device.ModuleLoaded && m.Module.Majors["nvidia-uvm"] == 0 && !m.Integrated() {
 		add(true, "UVMNotLoaded", "the nvidia_uvm kernel module is not loaded, so CUDA does not work: run \"modprobe nvidia-uvm\"")
 	}
 	if f, ok := fabricFinding(m); ok {
@@ -65,6 +67,9 @@ func mismatch(m device.Machine) bool {
 	if m.Module.State != device.ModuleLoaded {
 		return false
 	}
+	if m.Integrated() { // its library counts versions in another way
+		return false
+	}
 	said := m.Problem != nil && m.Problem.Code == device.CodeVersionMismatch
 	return said || m.Module.Version != "" && m.Driver.LibraryVersion != "" && m.Module.Version != m.Driver.LibraryVersion
 }
@@ -82,6 +87,9 @@ func problemFinding(m device.Machine) Finding {
 	p := m.Problem
 	switch p.Code {
 	case device.CodeLibraryNotFound:
+		if m.Integrated() {
+			return Finding{"NoNVML", "this board's driver has no libnvidia-ml.so.1: its GPU is known without memory, health and metrics", false}
+		}
 		return Finding{"DriverLibraryNotFound", "the nvidia kernel module is loaded and libnvidia-ml.so.1 was not found: install the driver's libraries (package libnvidia-compute or the like)", false}
 	case device.CodeDriverNotLoaded:
 		return Finding{"DriverNotLoaded", "the driver's library says that the kernel driver is not loaded: run \"modprobe nvidia\" and look into dmesg", true}

@@ -65,7 +65,7 @@ func hostTier(m device.Machine) device.Tier {
 // same tells whether the host's and the driver's card are one. A card that the driver
 // could not even place is the one with its index.
 func same(host, driver device.GPU) bool {
-	if driver.PCI.Address != "" {
+	if driver.PCI.Address != "" && !host.Integrated {
 		return host.PCI.Address == driver.PCI.Address
 	}
 	return host.Index == driver.Index
@@ -98,7 +98,7 @@ func mergeGPU(host, g device.GPU) device.GPU {
 	if pci.Device == 0 {
 		pci.Vendor, pci.Device = g.PCI.Vendor, g.PCI.Device
 	}
-	g.PCI = pci
+	g.PCI, g.Integrated = pci, host.Integrated
 	g.UUID, g.Name, g.VBIOS = or(g.UUID, host.UUID), or(g.Name, host.Name), or(g.VBIOS, host.VBIOS)
 	g.CPUs = or(host.CPUs, g.CPUs)
 	if host.NUMANode != nil {

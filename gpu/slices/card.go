@@ -20,6 +20,9 @@ const (
 
 // cardName is the card's device name; the minor is what /dev/nvidiaN has.
 func cardName(g device.GPU) string {
+	if g.Integrated {
+		return "gpu-" + strconv.Itoa(g.Index)
+	}
 	if g.Minor == nil { // no number may be made up: it could be another card's
 		return "gpu-pci-" + strings.NewReplacer(":", "-", ".", "-").Replace(g.PCI.Address)
 	}

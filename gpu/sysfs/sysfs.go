@@ -62,6 +62,9 @@ func (s *Source) Machine(context.Context) (device.Machine, error) {
 		return m, err
 	}
 	m.Module = s.module(m)
+	if len(m.GPUs) == 0 {
+		s.chip(&m)
+	}
 	if len(m.GPUs) > 0 || m.Module.State == device.ModuleLoaded {
 		m.Tier = device.TierSysfs
 	}
@@ -70,7 +73,9 @@ func (s *Source) Machine(context.Context) (device.Machine, error) {
 	}
 	m.Driver.Version = m.Module.Version
 	for i := range m.GPUs {
-		s.driver(&m.GPUs[i])
+		if !m.GPUs[i].Integrated {
+			s.driver(&m.GPUs[i])
+		}
 	}
 	if m.NVSwitches > 0 {
 		m.Host.FabricManager = new(s.runs("nv-fabricmanager"))

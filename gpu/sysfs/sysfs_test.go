@@ -75,6 +75,27 @@ func TestStatesOfTheModule(t *testing.T) {
 	}
 }
 
+// TestChip: the GPU of a Jetson is inside the chip, which the device tree names.
+func TestChip(t *testing.T) {
+	root := tree(t, "orin.txtar")
+	got, err := New(Config{Root: root}).Machine(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := device.Machine{Tier: device.TierSysfs, Host: device.Host{Product: "NVIDIA Jetson AGX Orin Developer Kit", Kernel: "5.15.148-tegra"},
+		Driver: device.Driver{Version: "36.4.3"}, Module: device.Module{State: device.ModuleLoaded, Version: "36.4.3"},
+		GPUs: []device.GPU{{UUID: "tegra", Integrated: true, Name: "NVIDIA Jetson AGX Orin Developer Kit", Architecture: "Ampere", Compute: &device.Capability{Major: 8, Minor: 7}}}}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("machine differs (-want +got):\n%s", diff)
+	}
+	if err := os.Remove(filepath.Join(root, "dev", "nvhost-ctrl-gpu")); err != nil {
+		t.Fatal(err)
+	}
+	if got, err = New(Config{Root: root}).Machine(t.Context()); err != nil || got.Module.State != device.ModuleAbsent || len(got.GPUs) != 1 {
+		t.Errorf("without its driver: %+v, %v", got, err)
+	}
+}
+
 func TestParseXID(t *testing.T) {
 	for _, tc := range []struct {
 		line string
