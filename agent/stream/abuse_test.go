@@ -195,13 +195,14 @@ func TestStrangeMessages(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			r := newRig(t, fakeengine.Script{Exec: func(_ context.Context, _ engine.ExecSpec, streams engine.IO) (int, error) {
-				buf := make([]byte, 32<<10)
+				buf, tail := make([]byte, 32<<10), ""
 				for {
 					n, err := streams.Stdin.Read(buf)
 					if err != nil {
 						return 0, nil
 					}
-					if string(buf[:n]) == "ping" {
+					tail += string(buf[:n]) // a message may come in parts
+					if tail = tail[max(0, len(tail)-len("ping")):]; tail == "ping" {
 						fmt.Fprint(streams.Stdout, "pong")
 					}
 				}
