@@ -51,8 +51,12 @@ func (s *server) Patch(_ context.Context, t client.Target, _ types.PatchType, p 
 }
 
 func run(t *testing.T, s *server, act func(r *Recorder)) {
+	runAs(t, Config{Client: s, Component: "deployment-controller"}, act)
+}
+
+func runAs(t *testing.T, c Config, act func(r *Recorder)) {
 	synctest.Test(t, func(t *testing.T) {
-		r, err := New(Config{Client: s, Component: "deployment-controller"})
+		r, err := New(c)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -104,22 +108,9 @@ func TestRepeatsAreCounted(t *testing.T) {
 // "Pulled" by kubectl describe, which sorts by it and by nothing finer than a second.
 func TestSchedulersEventsAreSeries(t *testing.T) {
 	s := &server{}
-	synctest.Test(t, func(t *testing.T) {
-		r, err := New(Config{Client: s, Component: "default-scheduler", Series: true})
-		if err != nil {
-			t.Fatal(err)
-		}
-		ctx, cancel := context.WithCancel(context.Background())
-		done := make(chan error)
-		go func() { done <- r.Run(ctx) }()
+	runAs(t, Config{Client: s, Component: "default-scheduler", Series: true}, func(r *Recorder) {
 		for range 2 {
 			r.Event(pod(), core.EventTypeNormal, "Scheduled", "Successfully assigned")
-		}
-		time.Sleep(time.Minute)
-		synctest.Wait()
-		cancel()
-		if err := <-done; err != nil {
-			t.Error(err)
 		}
 	})
 	if len(s.created) != 1 || len(s.patched) != 1 {
@@ -138,26 +129,19 @@ func TestSchedulersEventsAreSeries(t *testing.T) {
 // TestSeriesIsWrittenSeldom: a pod that cannot be scheduled was written at each attempt.
 func TestSeriesIsWrittenSeldom(t *testing.T) {
 	s := &server{}
-	synctest.Test(t, func(t *testing.T) {
-		r, err := New(Config{Client: s, Component: "default-scheduler", Series: true})
-		if err != nil {
-			t.Fatal(err)
+	count := func(writes int, last string) {
+		t.Helper()
+		if len(s.created) != 1 || len(s.patched) != writes || !strings.Contains(s.patched[writes-1], last) {
+			t.Errorf("created %d, patched %v, want %d patches, the last with %s", len(s.created), s.patched, writes, last)
 		}
-		ctx, cancel := context.WithCancel(context.Background())
-		done := make(chan error)
-		go func() { done <- r.Run(ctx) }()
+	}
+	runAs(t, Config{Client: s, Component: "default-scheduler", Series: true}, func(r *Recorder) {
 		again := func(times int) {
 			for range times {
 				r.Event(pod(), core.EventTypeWarning, "FailedScheduling", "no room")
 				time.Sleep(5 * time.Minute)
 			}
 			synctest.Wait()
-		}
-		count := func(writes int, last string) {
-			t.Helper()
-			if len(s.created) != 1 || len(s.patched) != writes || !strings.Contains(s.patched[writes-1], last) {
-				t.Errorf("created %d, patched %v, want %d patches, the last with %s", len(s.created), s.patched, writes, last)
-			}
 		}
 		again(6)
 		count(1, `"count":2`)
@@ -168,12 +152,8 @@ func TestSeriesIsWrittenSeldom(t *testing.T) {
 		synctest.Wait()
 		count(3, `"count":10`)
 		again(1)
-		cancel()
-		if err := <-done; err != nil {
-			t.Error(err)
-		}
-		count(4, `"count":11`)
 	})
+	count(4, `"count":11`)
 }
 
 func TestExpiredEventIsMadeAnew(t *testing.T) {
