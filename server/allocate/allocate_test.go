@@ -201,10 +201,15 @@ func TestPendingFallsBack(t *testing.T) {
 		t.Fatalf("got %v", err)
 	}
 	now = now.Add(pendingFor + time.Second)
-	if err := s.Complete(service("late", nil), nil, false); err != nil {
+	late := service("late", nil)
+	if err := s.Complete(late, nil, false); err != nil {
 		t.Errorf("addresses of writes that never came are not free again: %v", err)
 	}
-	dry := service("dry", func(p *core.ServiceSpec) { p.ClusterIP = "10.43.0.1" })
+	free := "10.43.0.1"
+	if late.Spec.ClusterIP == free {
+		free = "10.43.0.2"
+	}
+	dry := service("dry", func(p *core.ServiceSpec) { p.ClusterIP = free })
 	if err := s.Complete(dry, nil, true); err != nil {
 		t.Error(err)
 	}
