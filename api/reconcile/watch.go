@@ -64,3 +64,14 @@ func Map[T any](k api.Kind[T], f func(was, is *T) []Key) Watch {
 		return f(was, is)
 	}}
 }
+
+// Keys are those of the cached objects of a namespace ("" for all) that pick picks.
+func Keys[T any, P client.PtrTo[T]](c client.Cache, k api.Kind[T], namespace string, pick func(P) bool) (keys []Key) {
+	c.Each(k.Facts, namespace, func(o api.Object) bool {
+		if pick(o.(P)) {
+			keys = append(keys, Key{o.GetNamespace(), o.GetName()})
+		}
+		return true
+	})
+	return keys
+}

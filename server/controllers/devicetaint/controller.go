@@ -80,16 +80,7 @@ func (c *controller) podsOfRule(was, is *resource.DeviceTaintRule) []reconcile.K
 }
 
 // users are all pods that have devices. Taints are rare, so nobody keeps a list.
-func (c *controller) users() []reconcile.Key {
-	var keys []reconcile.Key
-	c.client.Each(api.Pods.Facts, "", func(o api.Object) bool {
-		if p := o.(*core.Pod); mayUse(p) {
-			keys = append(keys, reconcile.Key{Namespace: p.Namespace, Name: p.Name})
-		}
-		return true
-	})
-	return keys
-}
+func (c *controller) users() []reconcile.Key { return reconcile.Keys(c.client, api.Pods, "", mayUse) }
 
 func podsOfClaim(was, is *resource.ResourceClaim) []reconcile.Key {
 	var keys []reconcile.Key

@@ -61,12 +61,7 @@ func (c *controller) moved(was, is *core.Node) []reconcile.Key {
 	if was == nil || is == nil || was.Labels[core.LabelTopologyZone] == is.Labels[core.LabelTopologyZone] {
 		return nil
 	}
-	var keys []reconcile.Key
-	c.client.Each(api.Services.Facts, "", func(o api.Object) bool {
-		keys = append(keys, reconcile.Key{Namespace: o.GetNamespace(), Name: o.GetName()})
-		return true
-	})
-	return keys
+	return reconcile.Keys(c.client, api.Services, "", func(*core.Service) bool { return true })
 }
 
 func (c *controller) zone(node string) string {

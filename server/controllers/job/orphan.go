@@ -1,6 +1,7 @@
 package job
 
 import (
+	"cmp"
 	"context"
 
 	batch "k8s.io/api/batch/v1"
@@ -22,22 +23,11 @@ func (c *controller) lost(_, p *core.Pod) []reconcile.Key {
 
 // over wakes for the pods of a job that is finished or gone.
 func (c *controller) over(was, is *batch.Job) []reconcile.Key {
-	j := is
-	if j == nil {
-		j = was
-	}
+	j := cmp.Or(is, was)
 	if is != nil && !finished(is) {
 		return nil
 	}
-	var keys []reconcile.Key
-	c.Client.Each(api.Pods.Facts, j.Namespace, func(o api.Object) bool {
-		p := o.(*core.Pod)
-		if ref := metav1.GetControllerOfNoCopy(p); tracked(p) && ref != nil && ref.UID == j.UID {
-			keys = append(keys, reconcile.Key{Namespace: p.Namespace, Name: p.Name})
-		}
-		return true
-	})
-	return keys
+	return reconcile.Keys(c.Client, api.Pods, j.Namespace, func(p *core.Pod) bool { return tracked(p) && metav1.IsControlledBy(p, j) })
 }
 
 // abandoned pods have no controller, or a job that is gone or finished.

@@ -78,14 +78,7 @@ func (c *controller) ofNode(was, is *core.Node) []reconcile.Key {
 }
 
 func (c *controller) waitingLocked() []reconcile.Key {
-	var keys []reconcile.Key
-	c.client.Each(api.Nodes.Facts, "", func(o api.Object) bool {
-		if n := o.(*core.Node); len(n.Spec.PodCIDRs) == 0 && n.Spec.PodCIDR == "" {
-			keys = append(keys, reconcile.Key{Name: n.Name})
-		}
-		return true
-	})
-	return keys
+	return reconcile.Keys(c.client, api.Nodes, "", func(n *core.Node) bool { return len(n.Spec.PodCIDRs) == 0 && n.Spec.PodCIDR == "" })
 }
 
 func parts(n *core.Node) []netip.Prefix {

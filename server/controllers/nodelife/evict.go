@@ -54,14 +54,7 @@ func (e *evictor) ofNode(was, is *core.Node) []reconcile.Key {
 	if is == nil || equality.Semantic.DeepEqual(noExecute(was), noExecute(is)) {
 		return nil
 	}
-	var keys []reconcile.Key
-	e.Client.Each(api.Pods.Facts, "", func(o api.Object) bool {
-		if o.(*core.Pod).Spec.NodeName == is.Name {
-			keys = append(keys, reconcile.Key{Namespace: o.GetNamespace(), Name: o.GetName()})
-		}
-		return true
-	})
-	return keys
+	return reconcile.Keys(e.Client, api.Pods, "", func(p *core.Pod) bool { return p.Spec.NodeName == is.Name })
 }
 
 func noExecute(n *core.Node) []core.Taint {

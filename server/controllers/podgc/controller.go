@@ -60,14 +60,9 @@ func (c *controller) ofNode(_, is *core.Node) []reconcile.Key {
 		delete(c.missing, is.Name)
 		return nil
 	}
-	var keys []reconcile.Key
-	c.Client.Each(api.Pods.Facts, "", func(o api.Object) bool {
-		if p := o.(*core.Pod); p.Spec.NodeName != "" && client.Cached(c.Client, api.Nodes, "", p.Spec.NodeName) == nil {
-			keys = append(keys, reconcile.Key{Namespace: p.Namespace, Name: p.Name})
-		}
-		return true
+	return reconcile.Keys(c.Client, api.Pods, "", func(p *core.Pod) bool {
+		return p.Spec.NodeName != "" && client.Cached(c.Client, api.Nodes, "", p.Spec.NodeName) == nil
 	})
-	return keys
 }
 
 func (c *controller) ofPod(was, is *core.Pod) []reconcile.Key {

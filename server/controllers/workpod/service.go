@@ -1,6 +1,7 @@
 package workpod
 
 import (
+	"cmp"
 	"slices"
 
 	core "k8s.io/api/core/v1"
@@ -84,19 +85,8 @@ func ServicesOf(c client.Cache) reconcile.Watch {
 		if was != nil && is != nil && sameEndpoint(was, is) {
 			return nil
 		}
-		one := is
-		if one == nil {
-			one = was
-		}
-		var keys []reconcile.Key
-		c.Each(api.Services.Facts, one.Namespace, func(o api.Object) bool {
-			s := o.(*core.Service)
-			if selects(s, was) || selects(s, is) {
-				keys = append(keys, reconcile.Key{Namespace: s.Namespace, Name: s.Name})
-			}
-			return true
-		})
-		return keys
+		one := cmp.Or(is, was)
+		return reconcile.Keys(c, api.Services, one.Namespace, func(s *core.Service) bool { return selects(s, was) || selects(s, is) })
 	})
 }
 
