@@ -8,7 +8,10 @@ package client
 import (
 	"context"
 	"errors"
+	"fmt"
 
+	"k8s.io/apimachinery/pkg/api/equality"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -127,6 +130,18 @@ func Update[T any, P PtrTo[T]](ctx context.Context, c Transport, k api.Kind[T], 
 // UpdateStatus replaces the status of the object only.
 func UpdateStatus[T any, P PtrTo[T]](ctx context.Context, c Transport, k api.Kind[T], obj P) (*T, error) {
 	return update(ctx, c, k, obj, "status")
+}
+
+// WriteStatus writes the status of is, a copy of was with a status of its own, unless the two say the same.
+// An object that is gone meanwhile is fine.
+func WriteStatus[T any, P PtrTo[T]](ctx context.Context, c Transport, k api.Kind[T], was, is P) error {
+	if equality.Semantic.DeepEqual(was, is) {
+		return nil
+	}
+	if _, err := UpdateStatus(ctx, c, k, is); err != nil && !apierrors.IsNotFound(err) {
+		return fmt.Errorf("writing status: %w", err)
+	}
+	return nil
 }
 
 func update[T any, P PtrTo[T]](ctx context.Context, c Transport, k api.Kind[T], obj P, sub string) (*T, error) {

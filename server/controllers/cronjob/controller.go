@@ -11,7 +11,6 @@ import (
 
 	batch "k8s.io/api/batch/v1"
 	core "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -55,14 +54,9 @@ func (c *controller) do(ctx context.Context, key reconcile.Key) (reconcile.Resul
 		c.Events.Event(cj, e.kind, e.reason, "%s", e.message)
 	}
 	failed := c.act(ctx, cj, &p)
-	if !equality.Semantic.DeepEqual(p.status, cj.Status) {
-		next := *cj // shallow: only the status differs
-		next.Status = p.status
-		if _, err := client.UpdateStatus(ctx, c.Client, api.CronJobs, &next); err != nil && !apierrors.IsNotFound(err) {
-			failed = errors.Join(failed, fmt.Errorf("writing status: %w", err))
-		}
-	}
-	return reconcile.Result{After: p.after}, failed
+	next := *cj // shallow: only the status differs
+	next.Status = p.status
+	return reconcile.Result{After: p.after}, errors.Join(failed, client.WriteStatus(ctx, c.Client, api.CronJobs, cj, &next))
 }
 
 // act removes, replaces and starts; the status lists what has been started.

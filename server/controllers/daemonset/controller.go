@@ -13,9 +13,7 @@ import (
 	apps "k8s.io/api/apps/v1"
 	core "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/labels"
 
 	"orch/api"
 	"orch/api/client"
@@ -45,33 +43,20 @@ func Specs(d Deps) []reconcile.Spec {
 	return []reconcile.Spec{{Name: "daemonset", Workers: 2, Do: c.do, Watches: []reconcile.Watch{
 		reconcile.For(api.DaemonSets),
 		reconcile.Owns(api.DaemonSets, api.Pods),
-		reconcile.Map(api.Pods, c.orphan),
+		workpod.Adopts(d.Client, api.DaemonSets, api.Pods, wants),
 		reconcile.Owns(api.DaemonSets, api.ControllerRevisions),
 		reconcile.Map(api.Nodes, c.node),
 	}}}
 }
 
-// orphan wakes the sets that may adopt a pod without a controller.
-func (c *controller) orphan(_, p *core.Pod) []reconcile.Key {
-	if !workpod.IsOrphan(p) || p.DeletionTimestamp != nil || len(p.Labels) == 0 {
-		return nil
-	}
-	var keys []reconcile.Key
-	for _, d := range client.CachedList(c.Client, api.DaemonSets, p.Namespace, nil) {
-		if sel, err := metav1.LabelSelectorAsSelector(d.Spec.Selector); err == nil && !sel.Empty() && sel.Matches(labels.Set(p.Labels)) {
-			keys = append(keys, reconcile.Key{Namespace: d.Namespace, Name: d.Name})
-		}
-	}
-	return keys
-}
+func wants(d *apps.DaemonSet, p *core.Pod) bool { return workpod.Selects(d.Spec.Selector, p.Labels) }
 
 // node wakes the sets that want a node more, or less, than before.
 func (c *controller) node(was, is *core.Node) []reconcile.Key {
 	if was != nil && is != nil && maps.Equal(was.Labels, is.Labels) && equality.Semantic.DeepEqual(was.Spec.Taints, is.Spec.Taints) {
 		return nil
 	}
-	var keys []reconcile.Key
-	for _, d := range client.CachedList(c.Client, api.DaemonSets, "", nil) {
+	return reconcile.Keys(c.Client, api.DaemonSets, "", func(d *apps.DaemonSet) bool {
 		choose := newChooser(d)
 		wanted := func(n *core.Node) [2]bool {
 			if n == nil {
@@ -80,11 +65,8 @@ func (c *controller) node(was, is *core.Node) []reconcile.Key {
 			start, stay := choose.wants(n)
 			return [2]bool{start, stay}
 		}
-		if wanted(was) != wanted(is) || (is == nil && was != nil) {
-			keys = append(keys, reconcile.Key{Namespace: d.Namespace, Name: d.Name})
-		}
-	}
-	return keys
+		return wanted(was) != wanted(is) || (is == nil && was != nil)
+	})
 }
 
 func (c *controller) do(ctx context.Context, key reconcile.Key) (reconcile.Result, error) {
@@ -133,14 +115,11 @@ func (c *controller) act(ctx context.Context, d *apps.DaemonSet, p plan, hash st
 	}
 	actor := workpod.Actor{Client: c.Client, Events: c.Events, Owner: d}
 	t := template(d, hash)
-	_, err := workpod.SlowStart(len(p.create), func(i int) error {
+	_, err := actor.Create(ctx, len(p.create), func(i int) *core.Pod {
 		pod := workpod.FromTemplate(t, api.DaemonSets.Facts, d)
 		forNode(pod, p.create[i])
-		return actor.Create(ctx, pod)
+		return pod
 	})
-	if apierrors.HasStatusCause(err, core.NamespaceTerminatingCause) {
-		err = nil // the set will go as well
-	}
 	if derr := actor.Delete(ctx, p.remove); err == nil {
 		err = derr
 	}
@@ -148,14 +127,7 @@ func (c *controller) act(ctx context.Context, d *apps.DaemonSet, p plan, hash st
 }
 
 func (c *controller) writeStatus(ctx context.Context, d *apps.DaemonSet, s apps.DaemonSetStatus) error {
-	if equality.Semantic.DeepEqual(s, d.Status) {
-		return nil
-	}
 	next := *d // shallow: only the status differs
 	next.Status = s
-	_, err := client.UpdateStatus(ctx, c.Client, api.DaemonSets, &next)
-	if err != nil && !apierrors.IsNotFound(err) {
-		return fmt.Errorf("writing status: %w", err)
-	}
-	return nil
+	return client.WriteStatus(ctx, c.Client, api.DaemonSets, d, &next)
 }

@@ -12,10 +12,8 @@ import (
 
 	apps "k8s.io/api/apps/v1"
 	core "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
 
 	"orch/api"
@@ -41,23 +39,13 @@ func Specs(d Deps) []reconcile.Spec {
 	return []reconcile.Spec{{Name: "deployment", Workers: 5, Do: c.do, Watches: []reconcile.Watch{
 		reconcile.For(api.Deployments),
 		reconcile.Owns(api.Deployments, api.ReplicaSets),
-		reconcile.Map(api.ReplicaSets, c.orphan),
+		workpod.Adopts(d.Client, api.Deployments, api.ReplicaSets, wants),
 		reconcile.Map(api.Pods, c.ended),
 	}}}
 }
 
-// orphan wakes the deployments that may adopt a set without a controller.
-func (c *controller) orphan(_, s *apps.ReplicaSet) []reconcile.Key {
-	if s == nil || s.DeletionTimestamp != nil || metav1.GetControllerOfNoCopy(s) != nil {
-		return nil
-	}
-	var keys []reconcile.Key
-	for _, d := range client.CachedList(c.Client, api.Deployments, s.Namespace, nil) {
-		if sel, err := selector(d); err == nil && sel.Matches(labels.Set(s.Labels)) {
-			keys = append(keys, reconcile.Key{Namespace: d.Namespace, Name: d.Name})
-		}
-	}
-	return keys
+func wants(d *apps.Deployment, s *apps.ReplicaSet) bool {
+	return workpod.Selects(d.Spec.Selector, s.Labels)
 }
 
 // ended wakes a Recreate deployment that waits for its old pods to end.
@@ -84,20 +72,12 @@ func (c *controller) ended(was, is *core.Pod) []reconcile.Key {
 	return []reconcile.Key{{Namespace: d.Namespace, Name: d.Name}}
 }
 
-func selector(d *apps.Deployment) (labels.Selector, error) {
-	sel, err := metav1.LabelSelectorAsSelector(d.Spec.Selector)
-	if err == nil && sel.Empty() {
-		return labels.Nothing(), nil
-	}
-	return sel, err
-}
-
 func (c *controller) do(ctx context.Context, key reconcile.Key) (reconcile.Result, error) {
 	d := client.Cached(c.Client, api.Deployments, key.Namespace, key.Name)
 	if d == nil {
 		return reconcile.Result{}, nil
 	}
-	sel, err := selector(d)
+	sel, err := workpod.Selector(d.Spec.Selector)
 	if err != nil {
 		return reconcile.Result{}, reconcile.Terminal(fmt.Errorf("reading selector: %w", err))
 	}
@@ -251,14 +231,7 @@ func direction(was, is int32) string {
 }
 
 func (c *controller) writeStatus(ctx context.Context, d *apps.Deployment, s apps.DeploymentStatus) error {
-	if equality.Semantic.DeepEqual(s, d.Status) {
-		return nil
-	}
 	next := *d // shallow: only the status differs
 	next.Status = s
-	_, err := client.UpdateStatus(ctx, c.Client, api.Deployments, &next)
-	if err != nil && !apierrors.IsNotFound(err) {
-		return fmt.Errorf("writing status: %w", err)
-	}
-	return nil
+	return client.WriteStatus(ctx, c.Client, api.Deployments, d, &next)
 }

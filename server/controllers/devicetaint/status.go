@@ -8,7 +8,6 @@ import (
 
 	core "k8s.io/api/core/v1"
 	resource "k8s.io/api/resource/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"orch/api"
@@ -76,10 +75,7 @@ func (c *controller) doRule(ctx context.Context, key reconcile.Key) (reconcile.R
 	// The time is that of the last change of anything: statusPeriod counts from it.
 	cond.LastTransitionTime = metav1.NewTime(c.now().Truncate(time.Second))
 	next.Status.Conditions = append(next.Status.Conditions, cond)
-	if _, err := client.UpdateStatus(ctx, c.client, api.DeviceTaintRules, next); err != nil && !apierrors.IsNotFound(err) {
-		return reconcile.Result{}, fmt.Errorf("writing status: %w", err)
-	}
-	return reconcile.Result{}, nil
+	return reconcile.Result{}, client.WriteStatus(ctx, c.client, api.DeviceTaintRules, r, next)
 }
 
 // condition is how far the rule is, without the time.

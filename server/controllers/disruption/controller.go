@@ -4,6 +4,7 @@
 package disruption
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"time"
@@ -11,7 +12,6 @@ import (
 	autoscaling "k8s.io/api/autoscaling/v1"
 	core "k8s.io/api/core/v1"
 	policy "k8s.io/api/policy/v1"
-	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
@@ -43,19 +43,11 @@ func Specs(d Deps) []reconcile.Spec {
 }
 
 func (c *controller) ofPod(was, is *core.Pod) []reconcile.Key {
-	one := is
-	if one == nil {
-		one = was
-	}
-	var keys []reconcile.Key
-	c.Client.Each(api.PodDisruptionBudgets.Facts, one.Namespace, func(o api.Object) bool {
-		sel, err := metav1.LabelSelectorAsSelector(o.(*policy.PodDisruptionBudget).Spec.Selector)
-		if err == nil && ((was != nil && sel.Matches(labels.Set(was.Labels))) || (is != nil && sel.Matches(labels.Set(is.Labels)))) {
-			keys = append(keys, reconcile.Key{Namespace: o.GetNamespace(), Name: o.GetName()})
-		}
-		return true
+	one := cmp.Or(is, was)
+	return reconcile.Keys(c.Client, api.PodDisruptionBudgets, one.Namespace, func(b *policy.PodDisruptionBudget) bool {
+		sel, err := metav1.LabelSelectorAsSelector(b.Spec.Selector)
+		return err == nil && ((was != nil && sel.Matches(labels.Set(was.Labels))) || (is != nil && sel.Matches(labels.Set(is.Labels))))
 	})
-	return keys
 }
 
 func (c *controller) do(ctx context.Context, key reconcile.Key) (reconcile.Result, error) {
@@ -98,15 +90,9 @@ func (c *controller) fail(ctx context.Context, b *policy.PodDisruptionBudget, wh
 }
 
 func (c *controller) write(ctx context.Context, b *policy.PodDisruptionBudget, s policy.PodDisruptionBudgetStatus) error {
-	if equality.Semantic.DeepEqual(s, b.Status) {
-		return nil
-	}
-	next := *b
+	next := *b // shallow: only the status differs
 	next.Status = s
-	if _, err := client.UpdateStatus(ctx, c.Client, api.PodDisruptionBudgets, &next); err != nil && !apierrors.IsNotFound(err) {
-		return fmt.Errorf("writing status: %w", err)
-	}
-	return nil
+	return client.WriteStatus(ctx, c.Client, api.PodDisruptionBudgets, b, &next)
 }
 
 // expected adds up the sizes of the pods' controllers, each once.

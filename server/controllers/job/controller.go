@@ -14,10 +14,7 @@ import (
 
 	batch "k8s.io/api/batch/v1"
 	core "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
 
 	"orch/api"
@@ -54,7 +51,7 @@ func Specs(d Deps) []reconcile.Spec {
 	c.Events = d.Events.As("job-controller")
 	return []reconcile.Spec{
 		{Name: "job", Workers: 5, Do: c.do, Watches: []reconcile.Watch{
-			reconcile.For(api.Jobs), reconcile.Owns(api.Jobs, api.Pods), reconcile.Map(api.Pods, c.orphan)}},
+			reconcile.For(api.Jobs), reconcile.Owns(api.Jobs, api.Pods), workpod.Adopts(d.Client, api.Jobs, api.Pods, wants)}},
 		{Name: "job-orphan", Workers: 1, Do: c.freeOrphan, Watches: []reconcile.Watch{
 			reconcile.Map(api.Pods, c.lost), reconcile.Map(api.Jobs, c.over)}},
 	}
@@ -65,27 +62,7 @@ func foreign(j *batch.Job) bool {
 	return j.Spec.ManagedBy != nil && *j.Spec.ManagedBy != batch.JobControllerName
 }
 
-// orphan wakes the jobs that may adopt a pod without a controller.
-func (c *controller) orphan(_, p *core.Pod) []reconcile.Key {
-	if !workpod.IsOrphan(p) || p.DeletionTimestamp != nil || len(p.Labels) == 0 {
-		return nil
-	}
-	var keys []reconcile.Key
-	for _, j := range client.CachedList(c.Client, api.Jobs, p.Namespace, nil) {
-		if sel, err := selector(j); err == nil && sel.Matches(labels.Set(p.Labels)) {
-			keys = append(keys, reconcile.Key{Namespace: j.Namespace, Name: j.Name})
-		}
-	}
-	return keys
-}
-
-func selector(j *batch.Job) (labels.Selector, error) {
-	sel, err := metav1.LabelSelectorAsSelector(j.Spec.Selector)
-	if err == nil && sel.Empty() {
-		return labels.Nothing(), nil
-	}
-	return sel, err
-}
+func wants(j *batch.Job, p *core.Pod) bool { return workpod.Selects(j.Spec.Selector, p.Labels) }
 
 func (c *controller) do(ctx context.Context, key reconcile.Key) (reconcile.Result, error) {
 	name := types.NamespacedName{Namespace: key.Namespace, Name: key.Name}
@@ -98,7 +75,7 @@ func (c *controller) do(ctx context.Context, key reconcile.Key) (reconcile.Resul
 		c.Events.Event(j, core.EventTypeWarning, "UnknownCompletionMode", "Skipped Job sync because completion mode is unknown")
 		return reconcile.Result{}, nil
 	}
-	sel, err := selector(j)
+	sel, err := workpod.Selector(j.Spec.Selector)
 	if err != nil {
 		return reconcile.Result{}, reconcile.Terminal(fmt.Errorf("reading selector: %w", err))
 	}
@@ -153,10 +130,7 @@ func (c *controller) act(ctx context.Context, j *batch.Job, p plan) (o outcome) 
 	if len(p.create) == 0 || o.err != nil {
 		return o
 	}
-	o.created, o.err = workpod.SlowStart(len(p.create), func(i int) error { return actor.Create(ctx, newPod(j, p.create[i])) })
-	if apierrors.HasStatusCause(o.err, core.NamespaceTerminatingCause) {
-		o.err = nil // the job will go as well
-	}
+	o.created, o.err = actor.Create(ctx, len(p.create), func(i int) *core.Pod { return newPod(j, p.create[i]) })
 	return o
 }
 
@@ -177,14 +151,7 @@ func (c *controller) untrack(ctx context.Context, pods []*core.Pod) error {
 }
 
 func (c *controller) writeStatus(ctx context.Context, j *batch.Job, s batch.JobStatus) error {
-	if equality.Semantic.DeepEqual(s, j.Status) {
-		return nil
-	}
 	next := *j // shallow: only the status differs
 	next.Status = s
-	_, err := client.UpdateStatus(ctx, c.Client, api.Jobs, &next)
-	if err != nil && !apierrors.IsNotFound(err) {
-		return fmt.Errorf("writing status: %w", err)
-	}
-	return nil
+	return client.WriteStatus(ctx, c.Client, api.Jobs, j, &next)
 }

@@ -11,7 +11,6 @@ import (
 	"time"
 
 	core "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -75,10 +74,8 @@ func (c *controller) do(ctx context.Context, key reconcile.Key) (reconcile.Resul
 	next := *ns
 	next.Status.Phase = core.NamespaceTerminating
 	next.Status.Conditions = conditions(ns.Status.Conditions, l, now)
-	if !equality.Semantic.DeepEqual(next.Status, ns.Status) {
-		if _, werr := client.UpdateStatus(ctx, c.Client, api.Namespaces, &next); werr != nil && !apierrors.IsNotFound(werr) {
-			return reconcile.Result{}, fmt.Errorf("writing status: %w", werr)
-		}
+	if werr := client.WriteStatus(ctx, c.Client, api.Namespaces, ns, &next); werr != nil {
+		return reconcile.Result{}, werr
 	}
 	return reconcile.Result{After: lookAgain(ns.DeletionTimestamp.Time, now)}, err
 }

@@ -12,10 +12,7 @@ import (
 
 	apps "k8s.io/api/apps/v1"
 	core "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/api/equality"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/labels"
 
 	"orch/api"
 	"orch/api/client"
@@ -39,9 +36,13 @@ func Specs(d Deps) []reconcile.Spec {
 	rc.Events = d.Events.As("replication-controller")
 	return []reconcile.Spec{
 		{Name: "replicaset", Workers: 5, Do: rs.do, Watches: []reconcile.Watch{
-			reconcile.For(api.ReplicaSets), reconcile.Owns(api.ReplicaSets, api.Pods), reconcile.Map(api.Pods, rs.orphan)}},
+			reconcile.For(api.ReplicaSets), reconcile.Owns(api.ReplicaSets, api.Pods), workpod.Adopts(d.Client, api.ReplicaSets, api.Pods,
+				func(s *apps.ReplicaSet, p *core.Pod) bool { return workpod.Selects(s.Spec.Selector, p.Labels) })}},
 		{Name: "replicationcontroller", Workers: 2, Do: rc.do, Watches: []reconcile.Watch{
-			reconcile.For(api.ReplicationControllers), reconcile.Owns(api.ReplicationControllers, api.Pods), reconcile.Map(api.Pods, rc.orphan)}},
+			reconcile.For(api.ReplicationControllers), reconcile.Owns(api.ReplicationControllers, api.Pods), workpod.Adopts(d.Client, api.ReplicationControllers, api.Pods,
+				func(c *core.ReplicationController, p *core.Pod) bool {
+					return workpod.Selects(&metav1.LabelSelector{MatchLabels: c.Spec.Selector}, p.Labels)
+				})}},
 	}
 }
 
@@ -53,40 +54,12 @@ type controller struct {
 	write func(ctx context.Context, o api.Object, s apps.ReplicaSetStatus) error
 }
 
-// orphan wakes the sets that may adopt a pod without a controller.
-func (c *controller) orphan(_, p *core.Pod) []reconcile.Key {
-	if !workpod.IsOrphan(p) || p.DeletionTimestamp != nil || len(p.Labels) == 0 {
-		return nil
-	}
-	var keys []reconcile.Key
-	c.Client.Each(c.kind, p.Namespace, func(o api.Object) bool {
-		_, rs := c.read(o.GetNamespace(), o.GetName())
-		if sel, err := selector(rs); err == nil && sel.Matches(labels.Set(p.Labels)) {
-			keys = append(keys, reconcile.Key{Namespace: o.GetNamespace(), Name: o.GetName()})
-		}
-		return true
-	})
-	return keys
-}
-
-// selector of a set; one that selects everything by being empty selects nothing.
-func selector(rs *apps.ReplicaSet) (labels.Selector, error) {
-	if rs == nil || rs.Spec.Selector == nil {
-		return labels.Nothing(), nil
-	}
-	sel, err := metav1.LabelSelectorAsSelector(rs.Spec.Selector)
-	if err == nil && sel.Empty() {
-		return labels.Nothing(), nil
-	}
-	return sel, err
-}
-
 func (c *controller) do(ctx context.Context, key reconcile.Key) (reconcile.Result, error) {
 	owner, rs := c.read(key.Namespace, key.Name)
 	if rs == nil {
 		return reconcile.Result{}, nil
 	}
-	sel, err := selector(rs)
+	sel, err := workpod.Selector(rs.Spec.Selector)
 	if err != nil {
 		return reconcile.Result{}, reconcile.Terminal(fmt.Errorf("reading selector: %w", err))
 	}
@@ -100,10 +73,8 @@ func (c *controller) do(ctx context.Context, key reconcile.Key) (reconcile.Resul
 	failed := c.act(ctx, owner, rs, p)
 	status := p.status
 	noteFailure(&status, p, failed, now)
-	if !equality.Semantic.DeepEqual(status, rs.Status) {
-		if err := c.write(ctx, owner, status); err != nil && !apierrors.IsNotFound(err) {
-			return reconcile.Result{}, fmt.Errorf("writing status: %w", err)
-		}
+	if err := c.write(ctx, owner, status); err != nil {
+		return reconcile.Result{}, err
 	}
 	return reconcile.Result{After: p.after}, failed
 }
@@ -113,12 +84,7 @@ func (c *controller) act(ctx context.Context, owner api.Object, rs *apps.Replica
 	if len(p.remove) > 0 {
 		return actor.Delete(ctx, p.remove)
 	}
-	_, err := workpod.SlowStart(p.create, func(int) error {
-		return actor.Create(ctx, workpod.FromTemplate(&rs.Spec.Template, c.kind, owner))
-	})
-	if apierrors.HasStatusCause(err, core.NamespaceTerminatingCause) {
-		return nil // the set will go as well
-	}
+	_, err := actor.Create(ctx, p.create, func(int) *core.Pod { return workpod.FromTemplate(&rs.Spec.Template, c.kind, owner) })
 	return err
 }
 

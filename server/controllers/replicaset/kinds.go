@@ -20,10 +20,10 @@ func (d Deps) replicaSet(namespace, name string) (api.Object, *apps.ReplicaSet) 
 }
 
 func (d Deps) writeReplicaSet(ctx context.Context, o api.Object, s apps.ReplicaSetStatus) error {
-	next := *o.(*apps.ReplicaSet) // shallow: only the status differs
+	was := o.(*apps.ReplicaSet)
+	next := *was // shallow: only the status differs
 	next.Status = s
-	_, err := client.UpdateStatus(ctx, d.Client, api.ReplicaSets, &next)
-	return err
+	return client.WriteStatus(ctx, d.Client, api.ReplicaSets, was, &next)
 }
 
 // replicationController shows a ReplicationController as a ReplicaSet.
@@ -52,8 +52,8 @@ func (d Deps) replicationController(namespace, name string) (api.Object, *apps.R
 }
 
 func (d Deps) writeReplicationController(ctx context.Context, o api.Object, s apps.ReplicaSetStatus) error {
-	next := *o.(*core.ReplicationController)
-	was := next.Status
+	was := o.(*core.ReplicationController)
+	next := *was // shallow: only the status differs
 	next.Status = core.ReplicationControllerStatus{
 		Replicas: s.Replicas, FullyLabeledReplicas: s.FullyLabeledReplicas, ReadyReplicas: s.ReadyReplicas,
 		AvailableReplicas: s.AvailableReplicas, ObservedGeneration: s.ObservedGeneration,
@@ -63,25 +63,5 @@ func (d Deps) writeReplicationController(ctx context.Context, o api.Object, s ap
 			Type: core.ReplicationControllerConditionType(c.Type), Status: c.Status, LastTransitionTime: c.LastTransitionTime, Reason: c.Reason, Message: c.Message,
 		})
 	}
-	if same(was, next.Status) {
-		return nil
-	}
-	_, err := client.UpdateStatus(ctx, d.Client, api.ReplicationControllers, &next)
-	return err
-}
-
-// same compares what both kinds have: a ReplicationController does not count
-// terminating pods, so the common status may differ where its own does not.
-func same(a, b core.ReplicationControllerStatus) bool {
-	if len(a.Conditions) != len(b.Conditions) {
-		return false
-	}
-	for i := range a.Conditions {
-		if a.Conditions[i] != b.Conditions[i] {
-			return false
-		}
-	}
-	a.Conditions, b.Conditions = nil, nil
-	return a.Replicas == b.Replicas && a.FullyLabeledReplicas == b.FullyLabeledReplicas && a.ReadyReplicas == b.ReadyReplicas &&
-		a.AvailableReplicas == b.AvailableReplicas && a.ObservedGeneration == b.ObservedGeneration
+	return client.WriteStatus(ctx, d.Client, api.ReplicationControllers, was, &next)
 }

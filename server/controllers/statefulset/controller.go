@@ -11,9 +11,6 @@ import (
 
 	apps "k8s.io/api/apps/v1"
 	core "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/api/equality"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 
 	"orch/api"
@@ -43,18 +40,14 @@ func Specs(d Deps) []reconcile.Spec {
 	return []reconcile.Spec{{Name: "statefulset", Workers: 5, Do: c.do, Watches: []reconcile.Watch{
 		reconcile.For(api.StatefulSets),
 		reconcile.Owns(api.StatefulSets, api.Pods),
-		reconcile.Map(api.Pods, c.orphan),
+		workpod.Adopts(d.Client, api.StatefulSets, api.Pods, wants),
 		reconcile.Owns(api.StatefulSets, api.ControllerRevisions),
 		reconcile.Map(api.PersistentVolumeClaims, c.claimGone),
 	}}}
 }
 
-// orphan wakes the sets that may adopt a pod without a controller.
-func (c *controller) orphan(_, p *core.Pod) []reconcile.Key {
-	if !workpod.IsOrphan(p) || p.DeletionTimestamp != nil || len(p.Labels) == 0 {
-		return nil
-	}
-	return c.named(p.Namespace, func(s *apps.StatefulSet) bool { return memberOf(s, p) && selects(s, p.Labels) })
+func wants(s *apps.StatefulSet, p *core.Pod) bool {
+	return memberOf(s, p) && workpod.Selects(s.Spec.Selector, p.Labels)
 }
 
 // claimGone wakes the sets that may wait for a claim to go, before they make it anew.
@@ -62,30 +55,9 @@ func (c *controller) claimGone(was, is *core.PersistentVolumeClaim) []reconcile.
 	if was == nil || is != nil {
 		return nil
 	}
-	return c.named(was.Namespace, func(s *apps.StatefulSet) bool { return len(s.Spec.VolumeClaimTemplates) > 0 && selects(s, was.Labels) })
-}
-
-func (c *controller) named(namespace string, is func(*apps.StatefulSet) bool) (keys []reconcile.Key) {
-	for _, s := range client.CachedList(c.Client, api.StatefulSets, namespace, nil) {
-		if is(s) {
-			keys = append(keys, reconcile.Key{Namespace: s.Namespace, Name: s.Name})
-		}
-	}
-	return keys
-}
-
-func selects(s *apps.StatefulSet, l map[string]string) bool {
-	sel, err := selector(s)
-	return err == nil && sel.Matches(labels.Set(l))
-}
-
-// selector of a set; one that selects everything by being empty selects nothing.
-func selector(s *apps.StatefulSet) (labels.Selector, error) {
-	sel, err := metav1.LabelSelectorAsSelector(s.Spec.Selector)
-	if err == nil && sel.Empty() {
-		return labels.Nothing(), nil
-	}
-	return sel, err
+	return reconcile.Keys(c.Client, api.StatefulSets, was.Namespace, func(s *apps.StatefulSet) bool {
+		return len(s.Spec.VolumeClaimTemplates) > 0 && workpod.Selects(s.Spec.Selector, was.Labels)
+	})
 }
 
 func (c *controller) do(ctx context.Context, key reconcile.Key) (reconcile.Result, error) {
@@ -93,7 +65,7 @@ func (c *controller) do(ctx context.Context, key reconcile.Key) (reconcile.Resul
 	if s == nil {
 		return reconcile.Result{}, nil
 	}
-	sel, err := selector(s)
+	sel, err := workpod.Selector(s.Spec.Selector)
 	if err != nil {
 		return reconcile.Result{}, reconcile.Terminal(fmt.Errorf("reading selector: %w", err))
 	}
@@ -121,14 +93,7 @@ func (c *controller) do(ctx context.Context, key reconcile.Key) (reconcile.Resul
 }
 
 func (c *controller) writeStatus(ctx context.Context, s *apps.StatefulSet, status apps.StatefulSetStatus) error {
-	if equality.Semantic.DeepEqual(status, s.Status) {
-		return nil
-	}
 	next := *s // shallow: only the status differs
 	next.Status = status
-	_, err := client.UpdateStatus(ctx, c.Client, api.StatefulSets, &next)
-	if err != nil && !apierrors.IsNotFound(err) {
-		return fmt.Errorf("writing status: %w", err)
-	}
-	return nil
+	return client.WriteStatus(ctx, c.Client, api.StatefulSets, s, &next)
 }

@@ -67,8 +67,17 @@ type Actor struct {
 	Owner  api.Object
 }
 
-// Create makes the pod.
-func (a Actor) Create(ctx context.Context, p *core.Pod) error {
+// Create makes n pods, each as pod says, by SlowStart. Where the namespace is being emptied nothing has
+// failed: the owner will go as well.
+func (a Actor) Create(ctx context.Context, n int, pod func(i int) *core.Pod) (made int, err error) {
+	made, err = SlowStart(n, func(i int) error { return a.create(ctx, pod(i)) })
+	if apierrors.HasStatusCause(err, core.NamespaceTerminatingCause) {
+		err = nil
+	}
+	return made, err
+}
+
+func (a Actor) create(ctx context.Context, p *core.Pod) error {
 	made, err := client.Create(ctx, a.Client, api.Pods, p)
 	if err != nil {
 		if !apierrors.HasStatusCause(err, core.NamespaceTerminatingCause) {

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 
-	core "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
@@ -110,6 +109,3 @@ func stillThere(ctx context.Context, cl client.Transport, f *api.Facts, owner ap
 	}
 	return nil
 }
-
-// IsOrphan tells whether a pod has no controller, so that any may adopt it.
-func IsOrphan(p *core.Pod) bool { return p != nil && metav1.GetControllerOfNoCopy(p) == nil }
