@@ -9,6 +9,8 @@ import (
 	"net"
 	"net/http"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -173,5 +175,67 @@ func TestSlowStreamsAreCutOff(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// late is a writer that takes its time to set a deadline.
+type late struct {
+	http.ResponseWriter
+	asked, go_ chan struct{}
+	set        atomic.Int32
+}
+
+func (l *late) SetReadDeadline(time.Time) error {
+	close(l.asked)
+	<-l.go_
+	l.set.Add(1)
+	return nil
+}
+
+func (l *late) SetWriteDeadline(time.Time) error {
+	l.set.Add(1)
+	return nil
+}
+
+// TestNobodyIsCutOffAfterwards: a request whose time was over just when its handler returned
+// ended the server, since a deadline was set for a stream that was gone.
+func TestNobodyIsCutOffAfterwards(t *testing.T) {
+	l := &late{asked: make(chan struct{}), go_: make(chan struct{})}
+	stop := usualDeadlines().cutOff(l, 0)
+	<-l.asked
+	go func() { close(l.go_) }()
+	stop()
+	if n := l.set.Load(); n != 2 {
+		t.Errorf("the handler may return while the deadlines are being set: %d were", n)
+	}
+	var h handling
+	do := h.whileItLasts(func() { t.Error("done after the end") })
+	h.end()
+	do()
+}
+
+// TestOverJustInTime has requests whose time is over while they are answered.
+func TestOverJustInTime(t *testing.T) {
+	w := newWorld(t, nil)
+	w.make(t, "a")
+	url, client := w.serveTLS(t)
+	var wg sync.WaitGroup
+	for i := range 8 {
+		wg.Go(func() {
+			for n := range 200 {
+				resp, err := client.Get(fmt.Sprintf("%s%s?timeout=%dus", url, configMaps, 1+(i+8*n)%400))
+				if err != nil {
+					continue // a stream that is cut off before its headers
+				}
+				_, _ = io.Copy(io.Discard, resp.Body)
+				resp.Body.Close()
+			}
+		})
+	}
+	wg.Wait()
+	if resp, err := client.Get(url + configMaps); err != nil || resp.StatusCode != 200 {
+		t.Errorf("afterwards: %v %v", resp, err)
+	} else {
+		resp.Body.Close()
 	}
 }

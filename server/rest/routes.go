@@ -136,7 +136,7 @@ func (s *Server) serve(q *request) error {
 	}
 	ctx, cancel := context.WithTimeout(q.Context(), limit)
 	defer cancel()
-	defer s.deadlines.cutOff(q.w, limit).Stop()
+	defer s.deadlines.cutOff(q.w, limit)()
 	q.Request = q.WithContext(ctx)
 	if err := s.enter(q); err != nil {
 		return err

@@ -66,7 +66,9 @@ func (s *Server) watch(q *request) error {
 	p := buffers.Get().(*[]byte)
 	buf := (*p)[:0]
 	defer func() { putBuffer(p, buf) }()
-	stalled := time.AfterFunc(s.deadlines.stall, func() { _ = flush.SetWriteDeadline(time.Now()) })
+	var h handling
+	defer h.end()
+	stalled := time.AfterFunc(s.deadlines.stall, h.whileItLasts(func() { _ = flush.SetWriteDeadline(time.Now()) }))
 	defer stalled.Stop()
 	for {
 		stalled.Stop()
