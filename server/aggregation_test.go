@@ -94,7 +94,7 @@ func wardleEndpoints(ready bool) *discovery.EndpointSlice {
 func says(t *testing.T, c *client.Client, name, reason string) apireg.APIServiceCondition {
 	t.Helper()
 	var last apireg.APIServiceCondition
-	for end := time.Now().Add(20 * time.Second); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
+	for end := time.Now().Add(time.Minute); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
 		if o := client.Cached(c, api.APIServices, "", name); o != nil && len(o.Status.Conditions) == 1 {
 			if last = o.Status.Conditions[0]; last.Reason == reason {
 				return last
@@ -303,7 +303,7 @@ func TestAggregatedDiscovery(t *testing.T) {
 			if err := client.Delete(t.Context(), c, api.APIServices, "", wardle, metav1.DeleteOptions{}); err != nil {
 				t.Fatal(err)
 			}
-			for end := time.Now().Add(10 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+			for end := time.Now().Add(time.Minute); ; time.Sleep(5 * time.Millisecond) {
 				if f, _ := version(); f == "" {
 					break
 				}
@@ -388,7 +388,7 @@ func TestLocalAPIServices(t *testing.T) {
 	must[apireg.APIService](t)(client.Update(ctx, c, api.APIServices, o))
 	wait := func(what string, is func(*apireg.APIService) bool) {
 		t.Helper()
-		for end := time.Now().Add(10 * time.Second); !is(client.Cached(c, api.APIServices, "", "v1.x.io")); time.Sleep(5 * time.Millisecond) {
+		for end := time.Now().Add(time.Minute); !is(client.Cached(c, api.APIServices, "", "v1.x.io")); time.Sleep(5 * time.Millisecond) {
 			if time.Now().After(end) {
 				t.Fatal(what)
 			}
@@ -439,7 +439,7 @@ func TestNamespaceOfAggregatedObjects(t *testing.T) {
 	admin.do("DELETE", "/api/v1/namespaces/full", "")
 	wait := func(what string, is func(*core.Namespace) bool) {
 		t.Helper()
-		for end := time.Now().Add(20 * time.Second); !is(client.Cached(c, api.Namespaces, "", "full")); time.Sleep(5 * time.Millisecond) {
+		for end := time.Now().Add(time.Minute); !is(client.Cached(c, api.Namespaces, "", "full")); time.Sleep(5 * time.Millisecond) {
 			if time.Now().After(end) {
 				t.Fatalf("%s: %+v", what, client.Cached(c, api.Namespaces, "", "full"))
 			}
@@ -505,7 +505,7 @@ func TestGarbageOfAggregatedObjects(t *testing.T) {
 	}
 	gone := func(what, path string) {
 		t.Helper()
-		for end := time.Now().Add(30 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		for end := time.Now().Add(time.Minute); ; time.Sleep(10 * time.Millisecond) {
 			if code, text := admin.do("GET", path, ""); code == 404 {
 				return
 			} else if time.Now().After(end) {
@@ -541,7 +541,7 @@ func TestGarbageOfAggregatedObjects(t *testing.T) {
 	two := strings.TrimSuffix(owned("of-two", "v1", "ConfigMap", "stays", uid(maps+"/stays")), "]}}") + fmt.Sprintf(`,{"apiVersion":"v1","kind":"ConfigMap","name":"goes","uid":%q}]}}`, uid(maps+"/goes"))
 	setUp(t, admin, [2]string{flunders, two})
 	admin.do("DELETE", maps+"/goes", "")
-	for end := time.Now().Add(30 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+	for end := time.Now().Add(time.Minute); ; time.Sleep(10 * time.Millisecond) {
 		code, text := admin.do("GET", flunders+"/of-two", "")
 		if code == 200 && !strings.Contains(text, `"goes"`) && strings.Contains(text, `"stays"`) {
 			break
@@ -566,7 +566,7 @@ func TestGarbageOfAnUnavailableServer(t *testing.T) {
 	admin := user(t, s, "alice", api.GroupMasters)
 	const flunders, maps, version = "/apis/wardle.example.com/v1alpha1/namespaces/default/flunders", "/api/v1/namespaces/default/configmaps", "wardle.example.com/v1alpha1"
 	setUp(t, admin, [2]string{maps, owned("seen", version, "Flunder", "never", "no-such-uid")})
-	for end := time.Now().Add(30 * time.Second); ; time.Sleep(10 * time.Millisecond) { // the kind is known from here on
+	for end := time.Now().Add(time.Minute); ; time.Sleep(10 * time.Millisecond) { // the kind is known from here on
 		if code, _ := admin.do("GET", maps+"/seen", ""); code == 404 {
 			break
 		} else if time.Now().After(end) {
@@ -625,7 +625,7 @@ func TestPrioritiesOfLocalVersions(t *testing.T) {
 		t.Helper()
 		admin.header = http.Header{"Content-Type": {"application/merge-patch+json"}}
 		defer func() { admin.header = nil }()
-		for end := time.Now().Add(20 * time.Second); client.Cached(c, api.APIServices, "", name) == nil && time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
+		for end := time.Now().Add(time.Minute); client.Cached(c, api.APIServices, "", name) == nil && time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
 		}
 		if code, text := admin.do("PATCH", "/apis/apiregistration.k8s.io/v1/apiservices/"+name, patch); code != 200 {
 			t.Fatalf("%d %s", code, text)
@@ -633,7 +633,7 @@ func TestPrioritiesOfLocalVersions(t *testing.T) {
 	}
 	want := func(what string, is func(groups, version string) bool) {
 		t.Helper()
-		for end := time.Now().Add(20 * time.Second); !is(order()); time.Sleep(5 * time.Millisecond) {
+		for end := time.Now().Add(time.Minute); !is(order()); time.Sleep(5 * time.Millisecond) {
 			if time.Now().After(end) {
 				groups, version := order()
 				t.Fatalf("%s: %s %s", what, groups, version)

@@ -12,7 +12,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/spf13/pflag"
 	auditv1 "k8s.io/apiserver/pkg/apis/audit/v1"
@@ -71,6 +70,9 @@ func (a *audited) events(id string) (out []auditv1.Event) {
 		a.t.Fatal(err)
 	}
 	for line := range strings.Lines(string(raw)) {
+		if !strings.HasSuffix(line, "\n") {
+			break // it is being written
+		}
 		var e auditv1.Event
 		if err := json.Unmarshal([]byte(line), &e); err != nil {
 			a.t.Fatalf("%v in %s", err, line)
@@ -84,15 +86,14 @@ func (a *audited) events(id string) (out []auditv1.Event) {
 
 func (a *audited) one(id string) auditv1.Event {
 	a.t.Helper()
-	// The answer may be read before the last stage is written.
-	for range 200 {
-		if l := a.events(id); len(l) == 1 {
-			return l[0]
-		}
-		time.Sleep(10 * time.Millisecond)
-	}
-	a.t.Fatalf("%s: %+v", id, a.events(id))
-	return auditv1.Event{}
+	return a.all(id, 1)[0]
+}
+
+// all waits for n events of a request: its answer may be read before the last is written.
+func (a *audited) all(id string, n int) (l []auditv1.Event) {
+	a.t.Helper()
+	waitFor(a.t, fmt.Sprintf("%d events of %s", n, id), func() bool { l = a.events(id); return len(l) == n })
+	return l
 }
 
 func (c *caller) named(id string) *caller {
@@ -174,8 +175,8 @@ func TestAuditEvents(t *testing.T) {
 		t.Errorf("%+v", e)
 	}
 	root.named("watch").do("GET", "/api/v1/nodes?watch=1&timeoutSeconds=1", "")
-	l := s.events("watch")
-	if len(l) != 2 || l[0].Stage != auditv1.StageResponseStarted || l[1].Stage != auditv1.StageResponseComplete || l[0].ResponseStatus.Code != 200 {
+	l := s.all("watch", 2)
+	if l[0].Stage != auditv1.StageResponseStarted || l[1].Stage != auditv1.StageResponseComplete || l[0].ResponseStatus.Code != 200 {
 		t.Errorf("%+v", l)
 	}
 	if raw, _ := os.ReadFile(s.path); strings.Contains(string(raw), "not-to-be-seen") || strings.Contains(string(raw), "nonsense-token") {
@@ -199,19 +200,19 @@ func TestAuditFileRotates(t *testing.T) {
 			t.Fatalf("%d %.200s", code, body)
 		}
 	}
-	entries, err := os.ReadDir(filepath.Dir(s.path))
-	if err != nil {
-		t.Fatal(err)
-	}
-	var old int
-	for _, e := range entries {
-		if strings.HasSuffix(e.Name(), ".log.gz") {
-			old++
+	waitFor(t, "two old files beside the new one", func() bool { // the last answer may come before its event
+		entries, err := os.ReadDir(filepath.Dir(s.path))
+		if err != nil {
+			t.Fatal(err)
 		}
-	}
-	if old != 2 || len(entries) != 3 {
-		t.Errorf("%v", entries)
-	}
+		var old int
+		for _, e := range entries {
+			if strings.HasSuffix(e.Name(), ".log.gz") {
+				old++
+			}
+		}
+		return old == 2 && len(entries) == 3
+	})
 }
 
 func TestAuditWebhook(t *testing.T) {

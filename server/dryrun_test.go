@@ -114,7 +114,7 @@ func TestManagersHaveNames(t *testing.T) {
 		"/apis/apiregistration.k8s.io/v1/apiservices/v1.apps":                                            "kube-apiserver",
 	} {
 		got := ""
-		for end := time.Now().Add(5 * time.Second); got != want && time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
+		for end := time.Now().Add(time.Minute); got != want && time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
 			got = owners(path)
 		}
 		if got != want {

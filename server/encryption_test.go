@@ -77,7 +77,7 @@ func (s *sealedServer) status(c *caller) (st api.EncryptionStatus) {
 // settled waits until nothing is being rewritten and one key is left.
 func (s *sealedServer) settled(c *caller) api.EncryptionStatus {
 	s.t.Helper()
-	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(20 * time.Millisecond) {
 		st := s.status(c)
 		if !st.Running && len(st.Keys) == 1 || time.Now().After(deadline) {
 			return st
@@ -88,7 +88,7 @@ func (s *sealedServer) settled(c *caller) api.EncryptionStatus {
 // finished waits until nothing is being rewritten and one key is left.
 func (s *sealedServer) finished(c *caller) api.EncryptionStatus {
 	s.t.Helper()
-	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(20 * time.Millisecond) {
 		st := s.status(c)
 		if !st.Running && st.Stage == "reencrypt_finished" && st.Progress != nil {
 			return st

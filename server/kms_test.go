@@ -14,12 +14,12 @@ import (
 	"orch/server/encryption/kms/plugintest"
 )
 
-// byKMS is a configuration that a plugin keeps the key of.
-func byKMS(t *testing.T, p *plugintest.Plugin) func(*Config) {
+// byKMS is a configuration that a plugin keeps the key of, which is given so long to answer.
+func byKMS(t *testing.T, p *plugintest.Plugin, patience string) func(*Config) {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "kms.yaml")
 	text := fmt.Sprintf(`{"kind":"EncryptionConfiguration","apiVersion":"apiserver.config.k8s.io/v1","resources":[{"resources":["secrets"],"providers":[
-{"kms":{"apiVersion":"v2","name":"vault","endpoint":%q,"timeout":"500ms"}},{"identity":{}}]}]}`, p.Endpoint())
+{"kms":{"apiVersion":"v2","name":"vault","endpoint":%q,"timeout":%q}},{"identity":{}}]}]}`, p.Endpoint(), patience)
 	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -32,7 +32,7 @@ func TestSecretsByKMS(t *testing.T) {
 	plugin := plugintest.New(t)
 	plugin.Start()
 	s := &sealedServer{t: t, dir: t.TempDir()}
-	root := s.start(byKMS(t, plugin))
+	root := s.start(byKMS(t, plugin, "30s"))
 	putSecret(t, root, "a", "hush")
 	wantSecret(t, root, "a")
 	const prefix = "k8s:enc:kms:v2:vault:"
@@ -48,7 +48,7 @@ func TestSecretsByKMS(t *testing.T) {
 
 	s.stop()
 	plugin.Stop()
-	root = s.start(byKMS(t, plugin))
+	root = s.start(byKMS(t, plugin, "500ms")) // which the start waits
 	code, m := root.message("GET", "/api/v1/namespaces/default/secrets/a", "")
 	if code != 500 || !strings.Contains(m, "kmsv2 Provider vault is not healthy") {
 		t.Errorf("%d %s", code, m)
@@ -65,7 +65,7 @@ func TestSecretsByKMS(t *testing.T) {
 	}
 
 	plugin.Start()
-	deadline := time.Now().Add(20 * time.Second)
+	deadline := time.Now().Add(time.Minute)
 	for {
 		if code, _ := root.do("GET", "/api/v1/namespaces/default/secrets/a", ""); code == 200 {
 			break
@@ -87,13 +87,13 @@ func TestKMSChangesItsKey(t *testing.T) {
 	plugin := plugintest.New(t)
 	plugin.Start()
 	s := &sealedServer{t: t, dir: t.TempDir()}
-	root := s.start(byKMS(t, plugin))
+	root := s.start(byKMS(t, plugin, "30s"))
 	for _, name := range []string{"a", "b"} {
 		putSecret(t, root, name, "hush")
 	}
 	plugin.Set(map[string]string{"keyID": "key2"})
 	s.stop()
-	root = s.start(byKMS(t, plugin))
+	root = s.start(byKMS(t, plugin, "30s"))
 	under := func(key string) bool {
 		return !slices.ContainsFunc([]string{"a", "b"}, func(name string) bool { return !strings.Contains(s.raw(name), key) })
 	}

@@ -2,6 +2,7 @@ package server
 
 import (
 	"bufio"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -115,14 +116,18 @@ func TestObjectsAndQueuesAreCounted(t *testing.T) {
 		}
 		return n
 	}
-	const maps, old, plain = "/api/v1/namespaces/default/configmaps", `apiserver_storage_objects{resource="configmaps"}`, `apiserver_resource_objects{group="",resource="configmaps"}`
-	setUp(t, admin, [2]string{maps, configMap("a", "")})
+	// Of a kind that no part of the server makes objects of.
+	const ranges, old, plain = "/api/v1/namespaces/default/limitranges", `apiserver_storage_objects{resource="limitranges"}`, `apiserver_resource_objects{group="",resource="limitranges"}`
+	limits := func(name string) [2]string {
+		return [2]string{ranges, fmt.Sprintf(`{"metadata":{"name":%q},"spec":{"limits":[]}}`, name)}
+	}
+	setUp(t, admin, limits("a"))
 	before := value(old)
-	setUp(t, admin, [2]string{maps, configMap("b", "")}, [2]string{maps, configMap("c", "")})
+	setUp(t, admin, limits("b"), limits("c"))
 	if n, m := value(old), value(plain); n != before+2 || m != n {
 		t.Errorf("%v and %v after %v and two more", n, m, before)
 	}
-	admin.do("DELETE", maps+"/b", "")
+	admin.do("DELETE", ranges+"/b", "")
 	if n := value(old); n != before+1 {
 		t.Errorf("%v after one of %v has gone", n, before+2)
 	}

@@ -48,7 +48,7 @@ func scheduling(t *testing.T, s *Server) {
 func awaited[T any](t *testing.T, c *caller, path string, ok func(*T) bool) *T {
 	t.Helper()
 	var body string
-	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
 		var code int
 		if code, body = c.do("GET", path, ""); code != 200 {
 			t.Fatalf("GET %s: %d %s", path, code, body)

@@ -177,13 +177,17 @@ func TestWebhookAnswers(t *testing.T) {
 		{"/huge", 500, failed + `failed to call webhook: the response is larger than the limit of 10485760 bytes`, true},
 		{"/redirect", 500, failed + `failed to call webhook: the server responded with the status code 307`, true},
 		{"/broken", 500, failed + `failed to call webhook: an error on the server ("out of order") has prevented the request from succeeding`, true},
-		{"/closes", 500, failed + `failed to call webhook: Post "` + h.URL + `/closes?timeout=1s": EOF`, true},
+		{"/closes", 500, failed + `failed to call webhook: Post "` + h.URL + `/closes?timeout=30s": EOF`, true},
 		{"/hangs", 500, failed + `failed to call webhook: Post "` + h.URL + `/hangs?timeout=1s": context deadline exceeded`, true},
 		{"https://169.254.169.254/", 500, "link-local", true},
 	} {
 		for _, policy := range []string{"Fail", "Ignore"} {
 			t.Run(strings.Trim(tc.path, "/")+" "+policy, func(t *testing.T) {
-				body := h.configuration("", "w", tc.path, `,"timeoutSeconds":1,"failurePolicy":"`+policy+`"`)
+				seconds := 30
+				if tc.path == "/hangs" {
+					seconds = 1
+				}
+				body := h.configuration("", "w", tc.path, fmt.Sprintf(`,"timeoutSeconds":%d,"failurePolicy":%q`, seconds, policy))
 				if strings.HasPrefix(tc.path, "https:") {
 					body = strings.Replace(body, h.URL, "", 1)
 				}

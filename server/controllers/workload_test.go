@@ -70,7 +70,7 @@ func TestDeploymentIsRolledOutQuickly(t *testing.T) {
 	created := time.Since(began)
 	d := c.rolledOut("web")
 	t.Logf("30 pods created in %v, ready in %v", created, time.Since(began))
-	if created > 2*time.Second {
+	if created > 20*time.Second { // a pod a second, as a controller that waits between pods makes them, would take longer
 		t.Errorf("creating 30 pods took %v", created)
 	}
 	if d.Annotations["deployment.kubernetes.io/revision"] != "1" {

@@ -165,7 +165,7 @@ const crdPath = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
 // until waits for a definition to satisfy ok.
 func (w *world) until(name, what string, ok func(answer) bool) answer {
 	w.Helper()
-	deadline := time.Now().Add(10 * time.Second)
+	deadline := time.Now().Add(time.Minute)
 	for {
 		a := w.do("GET", crdPath+"/"+name, "")
 		if ok(a) {
@@ -223,7 +223,7 @@ func edit(t testing.TB, doc string, change func(m map[string]any)) string {
 
 func (w *world) eventually(what string, ok func() bool) {
 	w.Helper()
-	deadline := time.Now().Add(10 * time.Second)
+	deadline := time.Now().Add(time.Minute)
 	for !ok() {
 		if time.Now().After(deadline) {
 			w.Fatalf("waited in vain: %s", what)

@@ -41,6 +41,36 @@ type world struct {
 	server   *Server
 	http     *httptest.Server
 	log      *syncBuffer
+	// closed tells of connections with TLS that the server closes, of a few at least.
+	closed chan struct{}
+}
+
+// watched is a listener that tells when the server closes a connection.
+type watched struct {
+	net.Listener
+	closed chan struct{}
+}
+
+func (l watched) Accept() (net.Conn, error) {
+	c, err := l.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	return watchedConn{c, l.closed}, nil
+}
+
+type watchedConn struct {
+	net.Conn
+	closed chan struct{}
+}
+
+func (c watchedConn) Close() error {
+	err := c.Conn.Close()
+	select {
+	case c.closed <- struct{}{}:
+	default:
+	}
+	return err
 }
 
 type syncBuffer struct {
@@ -74,7 +104,7 @@ func newWorld(t testing.TB, change func(*Config)) *world {
 			t.Errorf("registry: %v", err)
 		}
 	})
-	w := &world{registry: r, store: store, log: &syncBuffer{}}
+	w := &world{registry: r, store: store, log: &syncBuffer{}, closed: make(chan struct{}, 10)}
 	c := Config{Registry: r, Authenticator: everybody{}, Authorizer: everybody{}, Version: "v1.37.0+orch", Log: slog.New(slog.NewTextHandler(w.log, nil))}
 	if change != nil {
 		change(&c)
@@ -133,7 +163,7 @@ func (w *world) serveTLS(t testing.TB) (url string, client *http.Client) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w.server.config.Listener = l
+	w.server.config.Listener = watched{l, w.closed}
 	w.server.config.TLS = &tls.Config{Certificates: []tls.Certificate{cert}, NextProtos: []string{"h2", "http/1.1"}, DynamicRecordSizingDisabled: true}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
