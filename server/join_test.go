@@ -151,6 +151,7 @@ func throughTunnel(t *testing.T, s *Server, a api.JoinAnswer, key []byte) {
 	srv := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "hello") })}
 	go func() { _ = srv.Serve(mux) }()
 	defer mux.Close()
+	waitFor(t, "the connection to count", func() bool { return s.Tunnel().Connected("n1") })
 	stream, err := s.Tunnel().Dial(t.Context(), "n1")
 	if err != nil {
 		t.Fatal(err)

@@ -102,7 +102,7 @@ func TestHostileCorpus(t *testing.T) {
 	w.assault(t, begin+(end-begin)/6, end)
 	w.sweep(t)
 	w.http.CloseClientConnections()
-	for deadline := time.Now().Add(10 * time.Second); runtime.NumGoroutine() > goroutines+20 && time.Now().Before(deadline); {
+	for deadline := time.Now().Add(time.Minute); runtime.NumGoroutine() > goroutines+20 && time.Now().Before(deadline); {
 		time.Sleep(20 * time.Millisecond)
 	}
 	if n := runtime.NumGoroutine(); n > goroutines+20 {

@@ -71,7 +71,7 @@ func TestReflectorStreamsItsList(t *testing.T) {
 		select {
 		case name := <-added:
 			seen[name] = true
-		case <-time.After(20 * time.Second):
+		case <-time.After(time.Minute):
 			t.Fatalf("only %v came", seen)
 		}
 	}

@@ -54,7 +54,7 @@ func whole(t testing.TB) *server.Server {
 	})
 	select {
 	case <-s.Ready():
-	case <-time.After(30 * time.Second):
+	case <-time.After(time.Minute):
 		t.Fatal("server is not ready")
 	}
 	return s
