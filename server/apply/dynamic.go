@@ -31,7 +31,9 @@ func (a *Applier) dynamicLocked(f *api.Facts) (*dynamicTypes, error) {
 	if t.empty, err = t.ObjectToTyped(f.New()); err != nil {
 		return nil, fmt.Errorf("preparing server-side apply of %s: %w", f.Kind, err)
 	}
-	a.dynamic[f] = t
+	if a.taught[f] != nil { // else the kind may be gone, and nobody would forget it again
+		a.dynamic[f] = t
+	}
 	return t, nil
 }
 

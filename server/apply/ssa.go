@@ -77,7 +77,9 @@ func (a *Applier) managerFor(by Manager) (*managedfields.FieldManager, error) {
 	if err != nil {
 		return nil, fmt.Errorf("preparing server-side apply of %s: %w", by.Kind.Kind, err)
 	}
-	a.managers[key] = m
+	if !by.Kind.Dynamic || a.taught[by.Kind] != nil { // see dynamicLocked
+		a.managers[key] = m
+	}
 	return m, nil
 }
 

@@ -38,10 +38,12 @@ const (
 // Create stores a new object, or answers for a computed kind or a subresource. It
 // takes obj over.
 func (r *Registry) Create(ctx context.Context, q Request, obj runtime.Object, o metav1.CreateOptions) (Result, error) {
-	res, err := r.resource(ctx, &q)
-	if err != nil {
-		return Result{}, err
-	}
+	return anew(ctx, r, q, func(q Request, res *Resource) (Result, error) {
+		return r.createOnce(ctx, q, res, res.spare(obj), o)
+	})
+}
+
+func (r *Registry) createOnce(ctx context.Context, q Request, res *Resource, obj runtime.Object, o metav1.CreateOptions) (Result, error) {
 	if errs := metavalidation.ValidateCreateOptions(&o); len(errs) > 0 {
 		return Result{}, apierrors.NewInvalid(schema.GroupKind{Group: "meta.k8s.io", Kind: "CreateOptions"}, "", errs)
 	}
@@ -347,6 +349,9 @@ func (r *Registry) exists(res *Resource, namespace, name string) bool {
 // put stores obj, which must have the state expect now (0: not exist), and returns
 // it once the cache shows it. obj becomes the cache's.
 func (w *op) put(ctx context.Context, obj api.Object, expect int64) (*Item, error) {
+	if w.res.Dynamic && w.r.For(w.res.Facts) != w.res { // made by rules that hold no more
+		return nil, cache.ErrGone
+	}
 	stored, kind := obj, w.res.kind
 	if w.res.hooks.toStored != nil {
 		var err error
@@ -354,7 +359,7 @@ func (w *op) put(ctx context.Context, obj api.Object, expect int64) (*Item, erro
 			return nil, err
 		}
 		base := w.r.For(w.res.SameAs)
-		if base == nil { // the definition has just changed
+		if base == nil {
 			return nil, cache.ErrGone
 		}
 		kind = base.kind
@@ -374,7 +379,7 @@ func (w *op) put(ctx context.Context, obj api.Object, expect int64) (*Item, erro
 		return nil, err
 	}
 	item, err := w.r.cache.Get(kind, obj.GetNamespace(), obj.GetName())
-	if err != nil {
+	if err != nil && !errors.Is(err, cache.ErrGone) {
 		return nil, err
 	}
 	if item == nil || item.Revision() != rev { // changed again already; what was written is still the answer

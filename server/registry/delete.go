@@ -26,10 +26,10 @@ const deleteWorkers = 16
 // Delete removes an object, or marks it while finalizers or its grace period hold
 // it. Options are the caller's; they are not changed.
 func (r *Registry) Delete(ctx context.Context, q Request, o metav1.DeleteOptions) (Result, error) {
-	res, err := r.resource(ctx, &q)
-	if err != nil {
-		return Result{}, err
-	}
+	return anew(ctx, r, q, func(q Request, res *Resource) (Result, error) { return r.deleteOnce(ctx, q, res, o) })
+}
+
+func (r *Registry) deleteOnce(ctx context.Context, q Request, res *Resource, o metav1.DeleteOptions) (Result, error) {
 	if q.Subresource != "" {
 		return Result{}, apierrors.NewMethodNotSupported(res.GroupResource(), "delete")
 	}

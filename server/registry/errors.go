@@ -28,6 +28,9 @@ const (
 		"was returned and now may show up in the list."
 )
 
+// errChanging is the answer to a request whose kind went on changing: see anew.
+var errChanging = apierrors.NewTooManyRequests("the definition of this kind has just changed", 1)
+
 // Reasons that apimachinery has no name for.
 const reasonInsufficientStorage metav1.StatusReason = "InsufficientStorage"
 
@@ -77,7 +80,7 @@ func storeError(err error) error {
 	case errors.Is(err, datastore.ErrFuture):
 		return tooLarge(0, 0)
 	case errors.Is(err, cache.ErrGone):
-		return apierrors.NewTooManyRequests("the definition of this kind has just changed", 1)
+		return errChanging
 	case errors.Is(err, datastore.ErrClosed), errors.Is(err, cache.ErrStopped):
 		return plainError(http.StatusServiceUnavailable, metav1.StatusReasonServiceUnavailable, "the server is shutting down")
 	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):

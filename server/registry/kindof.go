@@ -58,8 +58,11 @@ func (r *Registry) Convert(o api.Object, from, to *api.Facts) (api.Object, error
 		return o, nil
 	}
 	a, b := r.For(from), r.For(to)
-	if a == nil || b == nil {
-		return nil, notServed(to)
+	switch {
+	case a == nil:
+		return nil, r.replaced(from)
+	case b == nil:
+		return nil, r.replaced(to)
 	}
 	var err error
 	if a.hooks.toStored != nil {

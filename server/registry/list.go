@@ -35,10 +35,10 @@ type List struct {
 
 // Get reads one object, or its scale.
 func (r *Registry) Get(ctx context.Context, q Request, o metav1.GetOptions) (Result, error) {
-	res, err := r.resource(ctx, &q)
-	if err != nil {
-		return Result{}, err
-	}
+	return anew(ctx, r, q, func(q Request, res *Resource) (Result, error) { return r.getOnce(ctx, q, res, o) })
+}
+
+func (r *Registry) getOnce(ctx context.Context, q Request, res *Resource, o metav1.GetOptions) (Result, error) {
 	if res.Computed {
 		return r.readOne(ctx, res, q.Name)
 	}
@@ -93,10 +93,10 @@ func (r *Registry) fresh(ctx context.Context, revision int64) error {
 // List reads a page with upstream's resourceVersion semantics: unset is the newest
 // state, "0" any, N not older than N, or exactly N where the match or a limit says so.
 func (r *Registry) List(ctx context.Context, q Request, o metav1.ListOptions) (*List, error) {
-	res, err := r.resource(ctx, &q)
-	if err != nil {
-		return nil, err
-	}
+	return anew(ctx, r, q, func(q Request, res *Resource) (*List, error) { return r.listOnce(ctx, q, res, o) })
+}
+
+func (r *Registry) listOnce(ctx context.Context, q Request, res *Resource, o metav1.ListOptions) (*List, error) {
 	if fn := r.reads[res.Facts]; fn != nil {
 		l := &List{}
 		for _, o := range fn(ctx) {

@@ -24,10 +24,19 @@ import (
 // It starts again when somebody else was faster, unless the patch names a
 // resourceVersion.
 func (r *Registry) Patch(ctx context.Context, q Request, pt types.PatchType, patch []byte, o metav1.PatchOptions) (Result, error) {
-	res, err := r.resource(ctx, &q)
-	if err != nil {
-		return Result{}, err
-	}
+	return anew(ctx, r, q, func(q Request, res *Resource) (Result, error) {
+		return r.patchOnce(ctx, q, res, patchBody{pt, patch}, o)
+	})
+}
+
+// patchBody is a patch and its language.
+type patchBody struct {
+	kind types.PatchType
+	data []byte
+}
+
+func (r *Registry) patchOnce(ctx context.Context, q Request, res *Resource, p patchBody, o metav1.PatchOptions) (Result, error) {
+	pt, patch := p.kind, p.data
 	if errs := metavalidation.ValidatePatchOptions(&o, pt); len(errs) > 0 {
 		return Result{}, apierrors.NewInvalid(schema.GroupKind{Group: "meta.k8s.io", Kind: "PatchOptions"}, "", errs)
 	}

@@ -243,23 +243,26 @@ func (r *Registry) Replace(ctx context.Context, old []*api.Facts, rows []Resourc
 		}
 	}
 	n.sort()
+	var kinds []*cache.Kind
 	for i := range rows {
 		if res := &rows[i]; !res.Computed && res.SameAs == nil {
 			r.seal(res)
-			if err := r.cache.Add(ctx, res.kind); err != nil {
-				return fmt.Errorf("registry: loading %s: %w", res.GVR(), err)
-			}
+			kinds = append(kinds, res.kind)
 		}
 	}
-	close(r.table.Swap(n).changed)
-	var errs []error
+	var ended []*api.Facts
+	for _, res := range gone {
+		if res.SameAs == nil && !res.Computed {
+			ended = append(ended, res.Facts)
+		}
+	}
+	if err := r.cache.Replace(ctx, ended, kinds, func() { close(r.table.Swap(n).changed) }); err != nil {
+		return fmt.Errorf("registry: %w", err)
+	}
 	for _, res := range gone {
 		r.apply.Forget(res.Facts)
-		if res.SameAs == nil && !res.Computed {
-			errs = append(errs, r.cache.Remove(ctx, res.Facts))
-		}
 	}
-	return errors.Join(errs...)
+	return nil
 }
 
 // Teach gives server-side apply the types of a kind made at run time; without them the
@@ -272,6 +275,9 @@ func (r *Registry) Teach(f *api.Facts, load func() (managedfields.TypeConverter,
 // Coerce brings a kind's object that was just read into its form; see Hooks.Coerce.
 func (r *Registry) Coerce(f *api.Facts, o runtime.Object, list bool) ([]string, error) {
 	res := r.For(f)
+	if res == nil {
+		res = r.successor(f)
+	}
 	n, ok := o.(api.Object)
 	if res == nil || !ok || res.hooks.coerce == nil {
 		return nil, nil

@@ -2,7 +2,9 @@ package registry
 
 import (
 	"context"
+	"errors"
 	"strings"
+	"time"
 
 	"k8s.io/apimachinery/pkg/runtime"
 
@@ -230,6 +232,55 @@ func (r *Registry) successor(f *api.Facts) *Resource {
 		}
 	}
 	return nil
+}
+
+// replaced is the answer about a kind that is not in the table: another row has taken its place,
+// or it is served no more.
+func (r *Registry) replaced(f *api.Facts) error {
+	if r.successor(f) != nil {
+		return errChanging
+	}
+	return notServed(f)
+}
+
+// A request begins anew when the definition of its kind changes under it: at once, then every
+// changePause, for changeTime at most.
+const (
+	changePause = 10 * time.Millisecond
+	changeTime  = 5 * time.Second
+)
+
+// anew runs a request with the row of its kind, and again with the row that took its place if the
+// definition changed before it was done. do has stored nothing when it says errChanging.
+func anew[T any](ctx context.Context, r *Registry, q Request, do func(q Request, res *Resource) (T, error)) (T, error) {
+	began := time.Now()
+	for try := 1; ; try++ {
+		var out T
+		res, err := r.resource(ctx, &q)
+		if err != nil {
+			return out, err
+		}
+		out, err = do(q, res)
+		if !errors.Is(err, errChanging) || time.Since(began) > changeTime {
+			return out, err
+		}
+		if try == 1 {
+			continue
+		}
+		select {
+		case <-time.After(changePause):
+		case <-ctx.Done():
+			return out, err
+		}
+	}
+}
+
+// spare is o for an attempt that takes it over and may have to be made again.
+func (res *Resource) spare(o runtime.Object) runtime.Object {
+	if !res.Dynamic {
+		return o
+	}
+	return o.DeepCopyObject()
 }
 
 // BodyFor is the kind of the body of a subresource: Scale, Eviction, Binding,

@@ -109,10 +109,12 @@ func (w *op) modeFor() (*mode, error) {
 // Update replaces an object, or the part of it that a subresource names. It takes
 // obj over.
 func (r *Registry) Update(ctx context.Context, q Request, obj runtime.Object, o metav1.UpdateOptions) (Result, error) {
-	res, err := r.resource(ctx, &q)
-	if err != nil {
-		return Result{}, err
-	}
+	return anew(ctx, r, q, func(q Request, res *Resource) (Result, error) {
+		return r.updateOnce(ctx, q, res, res.spare(obj), o)
+	})
+}
+
+func (r *Registry) updateOnce(ctx context.Context, q Request, res *Resource, obj runtime.Object, o metav1.UpdateOptions) (Result, error) {
 	if errs := metavalidation.ValidateUpdateOptions(&o); len(errs) > 0 {
 		return Result{}, apierrors.NewInvalid(schema.GroupKind{Group: "meta.k8s.io", Kind: "UpdateOptions"}, "", errs)
 	}

@@ -21,10 +21,10 @@ import (
 // leaves it waiting: after a restore of the datastore it would miss everything until the
 // old revision comes round again.
 func (r *Registry) Watch(ctx context.Context, q Request, o metav1.ListOptions) (*Watch, error) {
-	res, err := r.resource(ctx, &q)
-	if err != nil {
-		return nil, err
-	}
+	return anew(ctx, r, q, func(q Request, res *Resource) (*Watch, error) { return r.watchOnce(ctx, q, res, o) })
+}
+
+func (r *Registry) watchOnce(ctx context.Context, q Request, res *Resource, o metav1.ListOptions) (*Watch, error) {
 	filter, err := res.filter(&q, &o, true)
 	if err != nil {
 		return nil, err

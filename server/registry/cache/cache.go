@@ -174,51 +174,60 @@ func (c *Cache) advance(revision int64) {
 	c.waiters = keep
 }
 
-// Add makes the cache hold one more stored kind; it returns once the kind is loaded.
-// Before Run it only takes note.
-func (c *Cache) Add(ctx context.Context, k *Kind) error {
+// Replace makes the cache hold stored kinds in the place of others, whose watches end. The new
+// ones are loaded first; swapped runs at the moment from which they are held, and the others not.
+// An error leaves all as it was. Before Run it only takes note.
+func (c *Cache) Replace(ctx context.Context, old []*api.Facts, kinds []*Kind, swapped func()) error {
 	select {
 	case <-c.ready:
 	default:
-		c.put(newShelf(k, 0))
+		c.swap(old, c.emptyShelves(kinds))
+		swapped()
 		return nil
 	}
 	return c.do(ctx, func(ctx context.Context) error {
-		b := newShelf(k, c.Revision())
-		if _, err := c.fill(ctx, b, c.Revision()); err != nil {
-			return err
+		fresh := c.emptyShelves(kinds)
+		for _, b := range fresh {
+			if _, err := c.fill(ctx, b, c.Revision()); err != nil {
+				return fmt.Errorf("loading %s: %w", b.kind.Facts.GVR(), err)
+			}
 		}
-		c.put(b)
+		gone := c.swap(old, fresh)
+		swapped()
+		for _, b := range gone {
+			b.cut(c.Revision())
+		}
 		return nil
 	})
 }
 
-// Remove forgets a stored kind and ends its watches.
-func (c *Cache) Remove(ctx context.Context, f *api.Facts) error {
-	return c.do(ctx, func(context.Context) error {
-		old := c.shelves.Load()
-		b := old.byKind[f]
-		if b == nil {
-			return nil
-		}
-		s := &shelves{maps.Clone(old.byKind), maps.Clone(old.byPrefix)}
-		delete(s.byKind, f)
-		if s.byPrefix[b.kind.prefix] == b { // else another kind has taken its objects over
-			delete(s.byPrefix, b.kind.prefix)
-		}
-		c.shelves.Store(s)
-		b.cut(c.Revision())
-		return nil
-	})
+func (c *Cache) emptyShelves(kinds []*Kind) []*shelf {
+	out := make([]*shelf, len(kinds))
+	for i, k := range kinds {
+		out[i] = newShelf(k, c.Revision())
+	}
+	return out
 }
 
-func (c *Cache) put(b *shelf) {
+// swap puts shelves in the place of those of other kinds, and gives the latter. A kind that is
+// replaced by another with the same keys is never read again: nobody tells it what changes.
+func (c *Cache) swap(old []*api.Facts, fresh []*shelf) (gone []*shelf) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	old := c.shelves.Load()
-	s := &shelves{maps.Clone(old.byKind), maps.Clone(old.byPrefix)}
-	s.add(b)
+	was := c.shelves.Load()
+	s := &shelves{maps.Clone(was.byKind), maps.Clone(was.byPrefix)}
+	for _, f := range old {
+		if b := s.byKind[f]; b != nil {
+			delete(s.byKind, f)
+			delete(s.byPrefix, b.kind.prefix)
+			gone = append(gone, b)
+		}
+	}
+	for _, b := range fresh {
+		s.add(b)
+	}
 	c.shelves.Store(s)
+	return gone
 }
 
 // do runs f on the feed's goroutine.
@@ -260,10 +269,14 @@ func (c *Cache) Amount(k *Kind) (objects, bytes int64) {
 	return b.amount()
 }
 
-// Get returns the newest version, nil if there is none.
+// Get returns the newest version, nil if there is none. ErrGone says that nobody can tell: the
+// kind is not held any more.
 func (c *Cache) Get(k *Kind, namespace, name string) (*Item, error) {
 	b := c.shelves.Load().byKind[k.Facts.Stored()]
-	if b == nil {
+	switch {
+	case b == nil && k.Facts.Dynamic:
+		return nil, ErrGone
+	case b == nil:
 		return nil, nil
 	}
 	i := b.get(b.kind.key(namespace, name))
