@@ -23,7 +23,7 @@ func TestDryRunOfSubresources(t *testing.T) {
 	admin := user(t, s, "admin", "system:masters")
 	csr := "/apis/certificates.k8s.io/v1/certificatesigningrequests"
 	running := `{"status":{"phase":"Running","conditions":[{"type":"Ready","status":"True"}]}}`
-	setUp(t, admin, [2]string{"/api/v1/namespaces", `{"metadata":{"name":"a"}}`}, [2]string{"/api/v1/nodes", `{"metadata":{"name":"n"}}`})
+	setUp(t, admin, [2]string{"/api/v1/namespaces", `{"metadata":{"name":"a"}}`}, [2]string{"/api/v1/nodes", `{"metadata":{"name":"n"},"status":{"allocatable":{"cpu":"4"}}}`})
 	makeAccount(t, s, "a", "default")
 	setUp(t, admin, [2]string{"/api/v1/namespaces/a/pods", strings.Replace(pod(`,"terminationGracePeriodSeconds":30`), `"p"`, `"bound"`, 1)},
 		[2]string{"/api/v1/namespaces/a/pods", pod("")}, [2]string{"/api/v1/namespaces/a/pods", `{"metadata":{"name":"sized"},"spec":{"nodeName":"n","containers":[{"name":"c","image":"x","resources":{"requests":{"cpu":"1"}}}]}}`},

@@ -182,6 +182,7 @@ func (l *List) steps() []step {
 		{name: "OwnerReferencesPermissionEnforcement", optional: true, validate: l.ownerPermission},
 		{name: "DefaultStorageClass", kinds: claims, admit: l.defaultStorageClass},
 		{name: "PersistentVolumeClaimResize", kinds: claims, validate: l.claimResize},
+		{name: "PodResizeValidator", kinds: pods, validate: l.podResize},
 		{name: "RuntimeClass", kinds: pods, admit: l.runtimeClass, validate: l.runtimeClassCheck},
 		{name: "CertificateRequester", internal: true, kinds: requests, admit: l.certificateRequester},
 		{name: "CertificateApproval", kinds: requests, validate: l.certificateApproval},

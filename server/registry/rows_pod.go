@@ -1,12 +1,12 @@
 package registry
 
 import (
+	"slices"
 	"strconv"
 
 	core "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
-	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"orch/api"
 	"orch/server/columns"
@@ -158,31 +158,33 @@ func onlyEphemeralContainers(o, old *core.Pod) {
 
 // validateResize also keeps the pod in its class: cgroups and evictions go by it.
 func validateResize(o, old *core.Pod) validate.Errors {
-	errs := validate.PodResize(o, old)
 	class := old.Status.QOSClass
 	if class == "" {
 		class = defaults.QOS(old)
 	}
-	if defaults.QOS(o) != class {
-		errs = append(errs, field.Invalid(field.NewPath("spec"), o.Status.QOSClass, "Pod QOS Class may not change as a result of resizing"))
-	}
-	return errs
+	return validate.PodResize(o, old, class, defaults.QOS(o))
 }
 
 // onlyResources keeps the containers' resources and resize policies and the
-// pod-level resources of a request to resize; all else is put back.
+// pod-level resources of a request to resize; all else is put back. Containers that are
+// not those of the pod stay for validation to refuse.
 func onlyResources(o, old *core.Pod) {
 	wanted, version := o.Spec, o.ResourceVersion
 	old.DeepCopyInto(o)
 	o.ResourceVersion = version
-	take := func(to, from []core.Container) {
-		for i := range to {
-			if i < len(from) && to[i].Name == from[i].Name {
-				to[i].Resources, to[i].ResizePolicy = from[i].Resources, from[i].ResizePolicy
-			}
-		}
+	o.Spec.Containers = resizedContainers(o.Spec.Containers, wanted.Containers)
+	o.Spec.InitContainers = resizedContainers(o.Spec.InitContainers, wanted.InitContainers)
+	if wanted.Resources != nil { // who does not know of them leaves them out
+		o.Spec.Resources = wanted.Resources
 	}
-	take(o.Spec.Containers, wanted.Containers)
-	take(o.Spec.InitContainers, wanted.InitContainers)
-	o.Spec.Resources = wanted.Resources
+}
+
+func resizedContainers(were, wanted []core.Container) []core.Container {
+	if !slices.EqualFunc(were, wanted, func(a, b core.Container) bool { return a.Name == b.Name }) {
+		return wanted
+	}
+	for i := range were {
+		were[i].Resources, were[i].ResizePolicy = wanted[i].Resources, wanted[i].ResizePolicy
+	}
+	return were
 }

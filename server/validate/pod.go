@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"math"
 	"reflect"
-	"strings"
 
 	core "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
@@ -331,43 +330,6 @@ func PodEphemeralContainers(o, old *core.Pod) Errors {
 		}
 	}
 	return e.List()
-}
-
-// PodResize checks a write of the resources: CPU and memory may change, the
-// service class may not.
-func PodResize(o, old *core.Pod) Errors {
-	var e rule.Errors
-	e.Join(podBody(o))
-	if _, mirror := old.Annotations[core.MirrorPodAnnotationKey]; mirror {
-		e.Forbidden(field.NewPath(""), "static pods cannot be resized")
-	}
-	if old.Spec.OS != nil && old.Spec.OS.Name == core.Windows {
-		e.Forbidden(field.NewPath(""), "windows pods cannot be resized")
-	}
-	check := func(is, was []core.Container, p *field.Path) {
-		for i := range is {
-			if i < len(was) {
-				onlyCompute(&e, is[i].Resources.Requests, was[i].Resources.Requests, p.Index(i).Child("resources", "requests"))
-				onlyCompute(&e, is[i].Resources.Limits, was[i].Resources.Limits, p.Index(i).Child("resources", "limits"))
-			}
-		}
-	}
-	check(o.Spec.Containers, old.Spec.Containers, specPath.Child("containers"))
-	check(o.Spec.InitContainers, old.Spec.InitContainers, specPath.Child("initContainers"))
-	return e.List()
-}
-
-func onlyCompute(e *rule.Errors, is, was core.ResourceList, p *field.Path) {
-	for _, n := range rule.Sorted(was) {
-		a, kept := is[n]
-		b := was[n]
-		switch compute := n == core.ResourceCPU || n == core.ResourceMemory; {
-		case compute && !kept:
-			e.Forbidden(p, "resource "+strings.TrimPrefix(p.String(), "spec.")+" cannot be removed")
-		case !compute && (!kept || a.Cmp(b) != 0):
-			e.Forbidden(specPath, "only cpu and memory resources are mutable")
-		}
-	}
 }
 
 // Binding checks what a scheduler posts.

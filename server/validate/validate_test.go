@@ -73,8 +73,6 @@ func TestPodSubresources(t *testing.T) {
 			c.Ports = []core.ContainerPort{{ContainerPort: 1, Protocol: "TCP"}}
 		})), pod(nil), []string{"spec.ephemeralContainers[0].ports: Forbidden: cannot be set for an Ephemeral Container"}},
 		{"ephemeral container beside nothing", PodEphemeralContainers, pod(with(func(c *core.EphemeralContainer) { c.TargetContainerName = "x" })), pod(nil), []string{`spec.ephemeralContainers[0].targetContainerName: Not found: "x"`}},
-		{"resize", PodResize, pod(cpu("2")), pod(nil), nil},
-		{"resize that drops a request", PodResize, pod(func(p *core.Pod) { p.Spec.Containers[0].Resources.Requests = nil }), pod(nil), []string{"cannot be removed"}},
 		{"update of resources", PodUpdate, pod(cpu("2")), pod(nil), []string{"pod updates may not change fields other than"}},
 		{"container comes back", PodStatus, pod(func(p *core.Pod) { ended(p); p.Status.ContainerStatuses[0].State = core.ContainerState{} }), pod(ended), []string{"may not be transitioned to non-terminated state"}},
 		{"gate opened", PodUpdate, pod(nil), pod(gate), nil},
