@@ -63,6 +63,8 @@ type Volumes struct {
 	log    *slog.Logger
 	now    func() time.Time
 
+	// mu guards what follows; the follower, which has a lock of its own, is told under it,
+	// so that it follows what is mounted and nothing else.
 	mu   sync.Mutex
 	pods map[types.UID]*mountedPod
 	// credentials of the mounted pods.
@@ -138,8 +140,8 @@ func (v *Volumes) Mount(ctx context.Context, pod *core.Pod) (map[string]host.Mou
 	if len(m.volumes) > 0 {
 		v.mu.Lock()
 		v.pods[pod.UID] = m
-		v.mu.Unlock()
 		v.follower.use(pod.UID, m)
+		v.mu.Unlock()
 	}
 	return out, nil
 }
@@ -218,12 +220,12 @@ func (v *Volumes) renew(ctx context.Context, uid types.UID) error {
 	mounted := v.pods[uid] == m
 	if mounted {
 		v.pods[uid] = next
+		v.follower.use(uid, next)
 	}
 	v.mu.Unlock()
 	if !mounted {
 		return nil
 	}
-	v.follower.use(uid, next)
 	if v.current(next.pod).DeletionTimestamp != nil {
 		return nil // what it mounts may go before it does
 	}
@@ -232,10 +234,10 @@ func (v *Volumes) renew(ctx context.Context, uid types.UID) error {
 
 // Unmount takes away what lies on the disk for the pod.
 func (v *Volumes) Unmount(ctx context.Context, uid types.UID) error {
-	v.follower.drop(uid)
 	v.mu.Lock()
 	m := v.pods[uid]
 	delete(v.pods, uid)
+	v.follower.drop(uid)
 	v.forgetCredentialsLocked(uid)
 	v.mu.Unlock()
 	if m != nil {

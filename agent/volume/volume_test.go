@@ -2,9 +2,11 @@ package volume
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	goruntime "runtime"
 	"strings"
 	"syscall"
 	"testing"
@@ -111,7 +113,7 @@ func read(t *testing.T, path string) string {
 // eventually waits until the file has the content.
 func eventually(t *testing.T, path, want string) {
 	t.Helper()
-	for deadline := time.Now().Add(5 * time.Second); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
 		if read(t, path) == want {
 			return
 		}
@@ -249,6 +251,30 @@ func TestUnmountDuringRenewal(t *testing.T) {
 	}
 	if _, err := os.Stat(filepath.Join(f.podDir(p.UID), "volumes")); !os.IsNotExist(err) {
 		t.Errorf("the volumes are there again: %v", err)
+	}
+}
+
+// TestUnmountedIsNotFollowed: a pod that was unmounted at the end of a renewal was followed for
+// ever after, and once its token was due the agent did nothing but look at it.
+func TestUnmountedIsNotFollowed(t *testing.T) {
+	f := newFixture(t)
+	f.create(&core.ConfigMap{ObjectMeta: meta("cm"), Data: map[string]string{"a": "1"}}, api.ConfigMaps.Facts)
+	p := pod("p", core.Volume{Name: "v", VolumeSource: core.VolumeSource{ConfigMap: &core.ConfigMapVolumeSource{LocalObjectReference: core.LocalObjectReference{Name: "cm"}}}})
+	for range 300 {
+		if _, err := f.Mount(t.Context(), p); err != nil {
+			t.Fatal(err)
+		}
+		renewed := make(chan error, 1)
+		go func() { renewed <- f.renew(t.Context(), p.UID) }()
+		goruntime.Gosched()
+		if err := errors.Join(f.Unmount(t.Context(), p.UID), <-renewed); err != nil && !errors.Is(err, errUnmounted) {
+			t.Fatal(err)
+		}
+	}
+	f.follower.mu.Lock()
+	defer f.follower.mu.Unlock()
+	if len(f.follower.pods)+len(f.follower.objects) > 0 {
+		t.Errorf("%d pods and %d objects are followed, and none is mounted", len(f.follower.pods), len(f.follower.objects))
 	}
 }
 
