@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	goruntime "runtime"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -28,11 +29,27 @@ import (
 type fixture struct {
 	*testing.T
 	*Volumes
-	c      *client.Client
+	c *client.Client
+
+	guard  sync.Mutex // of what follows
 	tokens int
 	clock  time.Time
-	// asked, where there is one, is told of a request for a token, which waits for another word.
-	asked chan struct{}
+	// asked, where there is one, is told of each request for a token, which waits until what
+	// it sent is closed.
+	asked chan chan struct{}
+}
+
+// later moves the clock, and has requests for tokens told to asked from now on.
+func (f *fixture) later(d time.Duration, asked chan chan struct{}) {
+	f.guard.Lock()
+	defer f.guard.Unlock()
+	f.clock, f.asked = f.clock.Add(d), asked
+}
+
+func (f *fixture) Now() time.Time {
+	f.guard.Lock()
+	defer f.guard.Unlock()
+	return f.clock
 }
 
 type podFields struct{}
@@ -46,26 +63,35 @@ func (podFields) Resource(*core.Pod, *core.ResourceFieldSelector) (string, error
 func newFixture(t *testing.T) *fixture {
 	t.Helper()
 	f := &fixture{T: t, clock: time.Now()}
+	ctx, cancel := context.WithCancel(context.Background())
 	r, err := registry.New(registry.Config{Store: memory.New(), Resources: registry.BuiltIn()})
 	if err != nil {
 		t.Fatal(err)
 	}
 	r.SetSub(api.ServiceAccounts.Facts, "token", func(_ context.Context, _ registry.Request, _ api.Object, body runtime.Object) (runtime.Object, error) {
-		if f.asked != nil {
-			f.asked <- struct{}{}
-			<-f.asked
+		f.guard.Lock()
+		asked := f.asked
+		f.guard.Unlock()
+		if asked != nil {
+			goOn := make(chan struct{})
+			select {
+			case asked <- goOn:
+				<-goOn
+			case <-ctx.Done():
+			}
 		}
+		f.guard.Lock()
+		defer f.guard.Unlock()
 		f.tokens++
 		q := body.(*authn.TokenRequest)
 		q.Status = authn.TokenRequestStatus{Token: fmt.Sprintf("token-%d", f.tokens), ExpirationTimestamp: metav1.NewTime(f.clock.Add(time.Hour))}
 		return q, nil
 	})
-	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 2)
 	go func() { done <- r.Run(ctx) }()
 	<-r.Ready()
 	f.c = r.Client(registry.User{Name: "system:node:n"})
-	v, err := New(Config{Root: t.TempDir(), Client: f.c, Fields: podFields{}, Images: madeUp{}, Now: func() time.Time { return f.clock }})
+	v, err := New(Config{Root: t.TempDir(), Client: f.c, Fields: podFields{}, Images: madeUp{}, Now: f.Now})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -191,9 +217,7 @@ func TestProjectedTokenIsRenewedInTime(t *testing.T) {
 	if got := read(t, m["v"].Path+"/token"); got != "token-1" {
 		t.Errorf("the token was renewed early: %s", got)
 	}
-	f.mu.Lock()
-	f.clock = f.clock.Add(50 * time.Minute)
-	f.mu.Unlock()
+	f.later(50*time.Minute, nil)
 	f.follower.ring()
 	eventually(t, m["v"].Path+"/token", "token-2")
 }
@@ -236,18 +260,24 @@ func TestUnmountDuringRenewal(t *testing.T) {
 	p := pod("p", core.Volume{Name: "v", VolumeSource: core.VolumeSource{Projected: &core.ProjectedVolumeSource{Sources: []core.VolumeProjection{
 		{ServiceAccountToken: &core.ServiceAccountTokenProjection{Path: "token"}}}}}})
 	f.mustMount(p)
-	f.mu.Lock()
-	f.clock, f.asked = f.clock.Add(50*time.Minute), make(chan struct{})
-	f.mu.Unlock()
+	asked := make(chan chan struct{})
+	f.later(50*time.Minute, asked)
 	renewed := make(chan error, 1)
 	go func() { renewed <- f.renew(t.Context(), p.UID) }()
-	<-f.asked
+	first := <-asked // of this one or of the follower, who may be at it as well
 	if err := f.Unmount(t.Context(), p.UID); err != nil {
 		t.Fatal(err)
 	}
-	f.asked <- struct{}{}
-	if err := <-renewed; err != nil {
-		t.Errorf("renewing what is gone failed: %v", err)
+	close(first)
+	for done := false; !done; {
+		select {
+		case other := <-asked:
+			close(other)
+		case err := <-renewed:
+			if done = true; err != nil {
+				t.Errorf("renewing what is gone failed: %v", err)
+			}
+		}
 	}
 	if _, err := os.Stat(filepath.Join(f.podDir(p.UID), "volumes")); !os.IsNotExist(err) {
 		t.Errorf("the volumes are there again: %v", err)
