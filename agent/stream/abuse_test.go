@@ -243,7 +243,7 @@ func TestTooManyStreams(t *testing.T) {
 
 // A client that says nothing for long is let go; one that talks is not.
 func TestIdle(t *testing.T) {
-	r := newRig(t, script, func(c *Config) { c.IdleTimeout, c.Ping = 200*time.Millisecond, 20*time.Millisecond })
+	r := newRig(t, script, func(c *Config) { c.IdleTimeout, c.Ping = time.Second, 20*time.Millisecond })
 	quiet, talking := r.webSocket("/exec/default/web/app", cat, protocolV5), r.webSocket("/exec/default/web/app", cat, protocolV5)
 	ended := make(chan error, 1)
 	go func() {
@@ -258,7 +258,7 @@ func TestIdle(t *testing.T) {
 		}
 		select {
 		case <-ended:
-			done = time.Since(begin) > 500*time.Millisecond
+			done = time.Since(begin) > 2500*time.Millisecond
 			ended <- nil
 		case <-time.After(20 * time.Millisecond):
 		}

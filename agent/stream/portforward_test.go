@@ -18,6 +18,7 @@ import (
 	"k8s.io/client-go/tools/portforward"
 	"k8s.io/client-go/transport/spdy"
 
+	"orch/network/nettest"
 	"orch/runtime/fakeengine"
 )
 
@@ -160,12 +161,7 @@ func TestForwardedIsForgotten(t *testing.T) {
 }
 
 func TestClosedPort(t *testing.T) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	port := uint16(l.Addr().(*net.TCPAddr).Port)
-	l.Close()
+	port := uint16(nettest.Port(t))
 	for _, d := range dialers {
 		t.Run(d.name, func(t *testing.T) {
 			r := newRig(t, fakeengine.Script{}, nil)
@@ -201,12 +197,7 @@ func TestClosedPort(t *testing.T) {
 
 // Clients in other languages name the ports in the query and get channels.
 func TestPortForwardByChannels(t *testing.T) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	closed := uint16(l.Addr().(*net.TCPAddr).Port)
-	l.Close()
+	closed := uint16(nettest.Port(t))
 	for _, text := range []bool{false, true} {
 		t.Run(fmt.Sprintf("text %v", text), func(t *testing.T) {
 			r := newRig(t, fakeengine.Script{}, nil)

@@ -24,13 +24,19 @@ import (
 	"orch/runtime/fakeengine"
 )
 
-const patience = 10 * time.Second
+// patience is how long a test waits for what must happen, on a machine that is busy.
+const patience = time.Minute
+
+// quick is less than any time-out that the handler has by itself: what took no longer
+// waited for none of them.
+const quick = 15 * time.Second
 
 // rig is a handler over the fake engine, reached over real HTTP.
 type rig struct {
 	*testing.T
 	engine  *fakeengine.Engine
 	real    engine.Engine // instead of engine
+	state   string        // the real one's folder, of a name that no other has
 	handler *Handler
 	server  *httptest.Server
 	stop    func() // ends the handler's Run

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"orch/network/link"
 	"orch/network/netns"
@@ -135,9 +136,25 @@ type asWriter func([]byte) (int, error)
 
 func (w asWriter) Write(b []byte) (int, error) { return w(b) }
 
+// patience is how long an answer that must come may take, on a machine that is busy.
+const patience = 15 * time.Second
+
+// Connects tells whether a server is there now: it does not wait for a packet that was
+// lost to be sent again.
+func Connects(ns, network, addr string) bool {
+	var c net.Conn
+	err := netns.Do(ns, func() (err error) {
+		c, err = net.DialTimeout(network, addr, 200*time.Millisecond)
+		return err
+	})
+	if err == nil {
+		c.Close()
+	}
+	return err == nil
+}
+
 // Ask connects from a namespace and returns what the server says.
 func Ask(ns, network, addr string) (answer string, err error) {
-	const patience = 1500 * time.Millisecond
 	var c net.Conn
 	err = netns.Do(ns, func() (err error) {
 		c, err = net.DialTimeout(network, addr, patience)
@@ -147,11 +164,11 @@ func Ask(ns, network, addr string) (answer string, err error) {
 		return "", err
 	}
 	defer c.Close()
-	return Exchange(c, patience)
+	return Exchange(c)
 }
 
 // Exchange asks once over an open connection (for UDP, again over the same flow).
-func Exchange(c net.Conn, patience time.Duration) (string, error) {
+func Exchange(c net.Conn) (string, error) {
 	_ = c.SetDeadline(time.Now().Add(patience))
 	if _, udp := c.(*net.UDPConn); udp {
 		if _, err := c.Write([]byte("?")); err != nil {
@@ -163,6 +180,22 @@ func Exchange(c net.Conn, patience time.Duration) (string, error) {
 	}
 	b, err := io.ReadAll(c)
 	return string(b), err
+}
+
+// Port is a TCP port of 127.0.0.1 that is kept for the test: nobody is given it by
+// chance, connections to it are refused, and a server that is told to may listen on it,
+// again and again.
+func Port(t testing.TB) int {
+	t.Helper()
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	Must(t, err)
+	t.Cleanup(func() { unix.Close(fd) })
+	// With the option on both sides one may listen where another is only bound.
+	Must(t, unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1))
+	Must(t, unix.Bind(fd, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}))
+	at, err := unix.Getsockname(fd)
+	Must(t, err)
+	return at.(*unix.SockaddrInet4).Port
 }
 
 // Command runs a program in a namespace and returns its output.
@@ -178,13 +211,13 @@ func Command(t testing.TB, ns, name string, args ...string) string {
 	return out.String()
 }
 
-// Until waits for a condition, asking again and again.
-func Until(t testing.TB, within time.Duration, what string, ok func() bool) time.Duration {
+// Until waits for a condition, asking again and again, and tells how long it took.
+func Until(t testing.TB, what string, ok func() bool) time.Duration {
 	t.Helper()
 	start := time.Now()
 	for !ok() {
-		if time.Since(start) > within {
-			t.Fatalf("not within %v: %s", within, what)
+		if time.Since(start) > patience {
+			t.Fatalf("not within %v: %s", patience, what)
 		}
 		time.Sleep(5 * time.Millisecond)
 	}

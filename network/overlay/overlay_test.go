@@ -106,7 +106,7 @@ func (m *machine) start(t *testing.T) (stop func()) {
 
 func (m *machine) sync(t *testing.T) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	nettest.Must(t, m.o.Sync(ctx))
 }
@@ -149,7 +149,7 @@ func TestComesBack(t *testing.T) {
 	m := newMachines(t, VXLAN, 2)
 	for _, command := range []string{"ip route del 10.42.2.0/24", "ip link del orch.1", "ip link set orch.1 down", "ip addr flush dev eth0; ip addr add 192.168.9.1/24 dev eth0"} {
 		nettest.Command(t, m[0].ns, "sh", "-c", command)
-		took := nettest.Until(t, 2*time.Second, command, func() bool {
+		took := nettest.Until(t, command, func() bool {
 			return strings.Contains(nettest.Command(t, m[0].ns, "ip", "route"), "10.42.2.0/24 via 10.42.2.0 dev orch.1")
 		})
 		reach(t, m[0], 2)
@@ -225,12 +225,12 @@ func TestBulk(t *testing.T) {
 	}))
 	var got int64
 	nettest.Must(t, netns.Do(m[0].pod, func() error {
-		c, err := net.DialTimeout("tcp", "10.42.2.2:81", time.Second)
+		c, err := net.DialTimeout("tcp", "10.42.2.2:81", 15*time.Second)
 		if err != nil {
 			return err
 		}
 		defer c.Close()
-		nettest.Must(t, c.SetDeadline(time.Now().Add(5*time.Second)))
+		nettest.Must(t, c.SetDeadline(time.Now().Add(time.Minute)))
 		got, err = io.Copy(io.Discard, c)
 		return err
 	}))

@@ -3,20 +3,15 @@ package health
 import (
 	"fmt"
 	"log/slog"
-	"net"
 	"net/http"
 	"testing"
 
+	"orch/network/nettest"
 	"orch/network/proxy"
 )
 
 func TestAnswers(t *testing.T) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	free := uint16(l.Addr().(*net.TCPAddr).Port)
-	l.Close()
+	free := uint16(nettest.Port(t))
 	s := New("", slog.New(slog.DiscardHandler))
 	defer s.Set(nil)
 	url := fmt.Sprintf("http://127.0.0.1:%d/", free)
