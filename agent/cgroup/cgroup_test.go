@@ -1,6 +1,7 @@
 package cgroup
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -95,7 +96,7 @@ func TestV2(t *testing.T) {
 
 // TestReal uses the control groups of this machine, whichever version they are.
 func TestReal(t *testing.T) {
-	tree, err := New(Config{Root: "orch-test-" + strings.ToLower(t.Name())})
+	tree, err := New(Config{Root: fmt.Sprintf("orch-test-real-%d", os.Getpid())})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -262,7 +262,7 @@ func TestLifeOfAClaim(t *testing.T) {
 	running, stop := context.WithCancel(ctx)
 	done := make(chan error, 1)
 	go func() { done <- r.Run(running) }()
-	for end := time.Now().Add(5 * time.Second); len(r.config.Ledger.Claims()) > 0; time.Sleep(time.Millisecond) {
+	for end := time.Now().Add(time.Minute); len(r.config.Ledger.Claims()) > 0; time.Sleep(time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatal("what failed was not tried again")
 		}
@@ -306,7 +306,7 @@ func TestPodsThatAreGone(t *testing.T) {
 	running, stop := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- r.Run(running) }()
-	for end := time.Now().Add(5 * time.Second); len(r.config.Ledger.Claims()) != 1; time.Sleep(time.Millisecond) {
+	for end := time.Now().Add(time.Minute); len(r.config.Ledger.Claims()) != 1; time.Sleep(time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatal("the claim of a pod that is gone is held")
 		}

@@ -236,7 +236,7 @@ func TestPartitionAtBoot(t *testing.T) {
 	done := make(chan error, 2)
 	go func() { done <- r.GPUs.Run(ctx) }()
 	go func() { done <- r.Partition(ctx, part, make(chan struct{})) }()
-	deadline := time.After(20 * time.Second)
+	deadline := time.After(time.Minute)
 	for fmt.Sprint(r.offer()) != "map[mig-3g.71gb:2]" {
 		select {
 		case <-reached:

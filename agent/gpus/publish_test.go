@@ -118,7 +118,7 @@ func TestPublishHearsTheFolder(t *testing.T) {
 	go func() { done <- r.Publish(ctx, dir) }()
 	there := func(want bool) {
 		t.Helper()
-		for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		for deadline := time.Now().Add(time.Minute); ; time.Sleep(10 * time.Millisecond) {
 			if _, err := os.Stat(filepath.Join(dir, SpecFile)); (err == nil) == want {
 				return
 			}

@@ -23,13 +23,14 @@ import (
 
 	"orch/api"
 	"orch/datastore/memory"
+	"orch/network/nettest"
 	"orch/server"
 	serverjoin "orch/server/join"
 	"orch/server/pki"
 	"orch/server/tunnel"
 )
 
-const patience = 10 * time.Second
+const patience = time.Minute
 
 // control is a real control plane on loopback that can be stopped and started.
 type control struct {
@@ -45,13 +46,12 @@ func newControl(t *testing.T, change func(*server.Config)) *control {
 	dir := t.TempDir()
 	c := &control{t: t, store: memory.New(), cfg: server.Config{
 		DataDir: dir, BindAddress: "127.0.0.1", AdvertiseAddress: "127.0.0.1", NodeName: "one", WriteKubeconfig: filepath.Join(dir, "orch.yaml"),
-		ClusterCIDR: "10.42.0.0/16", ServiceCIDR: "10.43.0.0/16", ClusterDomain: "cluster.local", ServiceNodePortRange: "30000-32767", Version: "v1.37.0+orch",
+		ClusterCIDR: "10.42.0.0/16", ServiceCIDR: "10.43.0.0/16", ClusterDomain: "cluster.local", HTTPSPort: nettest.Port(t), ServiceNodePortRange: "30000-32767", Version: "v1.37.0+orch",
 	}}
 	if change != nil {
 		change(&c.cfg)
 	}
 	c.start()
-	c.cfg.HTTPSPort = c.now.Port()
 	t.Cleanup(func() { c.stop() })
 	return c
 }
@@ -456,6 +456,7 @@ func front(t *testing.T, c *control, life time.Duration, accepts func(user, secr
 }
 
 func TestRenewal(t *testing.T) {
+	const life = 6 * time.Second // a renewal comes after two thirds of it
 	c := newControl(t, nil)
 	accepted := make(chan struct{})
 	accepts := func(user, secret string) bool {
@@ -467,17 +468,17 @@ func TestRenewal(t *testing.T) {
 			return c.now.PKI().Token().Accepts(user, secret)
 		}
 	}
-	url, _ := front(t, c, 3*time.Second, accepts)
+	url, _ := front(t, c, life, accepts)
 	n := c.node(t, "two")
 	n.Server = url
+	begin := time.Now()
 	m := n.mustJoin(t)
 	first, _ := m.Certificate()
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- m.Run(ctx) }()
-	begin := time.Now()
 	await(t, "two renewals", func() bool { return n.log.count("renewed the node's certificate") == 2 })
-	if took := time.Since(begin); took < 3*time.Second {
+	if took := time.Since(begin); took < life {
 		t.Errorf("renewed too often: twice in %v", took)
 	}
 	second, _ := m.Certificate()
@@ -570,7 +571,7 @@ func TestServe(t *testing.T) {
 	}
 	begin := time.Now()
 	cancel()
-	if err := <-done; err != nil || time.Since(begin) > time.Second {
+	if err := <-done; err != nil || time.Since(begin) > 15*time.Second { // less than what any call may take
 		t.Errorf("%v after %v", err, time.Since(begin))
 	}
 }

@@ -131,7 +131,7 @@ func TestRun(t *testing.T) {
 	})
 	select {
 	case <-registered:
-	case <-time.After(5 * time.Second):
+	case <-time.After(time.Minute):
 		t.Fatal("not registered")
 	}
 	select {
@@ -142,7 +142,7 @@ func TestRun(t *testing.T) {
 	net.set(nil)
 	select {
 	case <-n.Ready():
-	case <-time.After(5 * time.Second):
+	case <-time.After(time.Minute):
 		t.Fatal("not ready")
 	}
 	got, err := client.Get(ctx, c, api.Nodes, "", "n1")

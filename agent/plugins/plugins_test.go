@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -27,7 +28,7 @@ import (
 	"orch/runtime/engine"
 )
 
-const patience = 15 * time.Second
+const patience = time.Minute
 
 // rig is a node's side: the plugins and the ledger, over a folder that outlives them.
 type rig struct {
@@ -381,9 +382,9 @@ func TestSlowPreference(t *testing.T) {
 	r.limit = &l
 	r.start()
 	p := nvidiaLike("GPU-0", "GPU-1", "GPU-2")
-	refuse := false
+	var refuse atomic.Bool
 	p.Prefer = func(ctx context.Context, _ *api.ContainerPreferredAllocationRequest) ([]string, error) {
-		if refuse {
+		if refuse.Load() {
 			return nil, errors.New("no idea")
 		}
 		<-ctx.Done()
@@ -394,7 +395,8 @@ func TestSlowPreference(t *testing.T) {
 	if _, err := r.take(pod("a", nvidiaGPU, 1)); err != nil {
 		t.Error(err)
 	}
-	refuse = true
+	refuse.Store(true)
+	r.limits.prefer = patience
 	if _, err := r.take(pod("b", nvidiaGPU, 1)); err == nil || !strings.Contains(err.Error(), "device plugin GetPreferredAllocation rpc failed with err: rpc error: code = Unknown desc = no idea") {
 		t.Error(err)
 	}
@@ -430,7 +432,7 @@ func TestHealthFlaps(t *testing.T) {
 // keeps them; then the resource is at 0, and a plugin that comes back has it again.
 func TestPluginDies(t *testing.T) {
 	r := newRig(t)
-	r.grace = 400 * time.Millisecond
+	r.grace = 3 * time.Second // in which all of the following happens
 	r.start()
 	kill := r.plugin(amdLike("0", "1"))
 	r.has(amdGPU, 2, 2)

@@ -113,7 +113,7 @@ func devicesText(list []*api.ContainerDevices) string {
 
 func TestAnswers(t *testing.T) {
 	c := serve(t)
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	const ofA = "ns/a/side: ns/a/main:amd.com/gpu=0@0,amd.com/gpu=0@1,amd.com/gpu=1"
 	list, err := c.List(ctx, &api.ListPodResourcesRequest{})
@@ -137,17 +137,21 @@ func TestFloodIsRefused(t *testing.T) {
 	c := serve(t)
 	var wg sync.WaitGroup
 	var refused atomic.Bool
-	for range 300 {
-		wg.Go(func() {
-			_, err := c.List(t.Context(), &api.ListPodResourcesRequest{})
-			if status.Code(err) == codes.ResourceExhausted && strings.Contains(err.Error(), "rejected by rate limit") {
-				refused.Store(true)
-			} else if err != nil {
-				t.Error(err)
-			}
-		})
+	for range 20 { // once is enough where the machine is not so slow that it is no flood
+		for range 300 {
+			wg.Go(func() {
+				_, err := c.List(t.Context(), &api.ListPodResourcesRequest{})
+				if status.Code(err) == codes.ResourceExhausted && strings.Contains(err.Error(), "rejected by rate limit") {
+					refused.Store(true)
+				} else if err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		if wg.Wait(); refused.Load() {
+			break
+		}
 	}
-	wg.Wait()
 	if !refused.Load() {
 		t.Error("300 questions at once were all answered")
 	}

@@ -35,11 +35,10 @@ func TestPlaceOfAPodDeletedByForce(t *testing.T) {
 	r.await("a", "ready", ready)
 	r.create("metadata: {name: beside}\nspec: {containers: [{name: main, image: app:1}]}")
 	r.await("beside", "rejected", func(p *core.Pod) bool { return p.Status.Reason == "OutOfpods" })
-	zero := int64(0)
+	zero, began := int64(0), time.Now()
 	if _, err := r.client.Delete(context.Background(), client.Target{Kind: api.Pods.Facts, Namespace: "default", Name: "a"}, metav1.DeleteOptions{GracePeriodSeconds: &zero}); err != nil {
 		t.Fatal(err)
 	}
-	began := time.Now()
 	r.create("metadata: {name: b}\nspec: {containers: [{name: main, image: app:1}]}")
 	r.await("b", "ready or rejected", func(p *core.Pod) bool { return ready(p) || p.Status.Phase == core.PodFailed })
 	if p := r.await("b", "ready", ready); p.Status.Phase != core.PodRunning || time.Since(began) < 500*time.Millisecond {

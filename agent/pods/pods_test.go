@@ -34,6 +34,9 @@ import (
 	"orch/server/registry"
 )
 
+// patience is how long a test waits for what must happen, on a machine that is busy.
+const patience = time.Minute
+
 // rig is a node on a real registry over the memory store, with a fake engine, network
 // and volumes.
 type rig struct {
@@ -113,7 +116,7 @@ func (r *rig) start() {
 	}
 	select {
 	case <-p.Synced():
-	case <-time.After(5 * time.Second):
+	case <-time.After(patience):
 		r.t.Fatal("pods did not sync")
 	}
 }
@@ -133,7 +136,7 @@ func (r *rig) create(text string) *core.Pod {
 func (r *rig) await(name, what string, cond func(*core.Pod) bool) *core.Pod {
 	r.t.Helper()
 	var last *core.Pod
-	ctx, cancel := context.WithTimeout(context.Background(), 8*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	found := make(chan *core.Pod, 1)
 	var mu sync.Mutex
@@ -159,7 +162,10 @@ func (r *rig) await(name, what string, cond func(*core.Pod) bool) *core.Pod {
 	case <-ctx.Done():
 		mu.Lock()
 		defer mu.Unlock()
-		b, _ := yaml.Marshal(last.Status)
+		var b []byte
+		if last != nil {
+			b, _ = yaml.Marshal(last.Status)
+		}
 		r.t.Fatalf("waiting for %s to be %s; last status:\n%s\nevents: %s\ncalls: %s", name, what, b, r.events.all(), strings.Join(r.engine.Calls(), "\n"))
 		return nil
 	}
@@ -167,7 +173,7 @@ func (r *rig) await(name, what string, cond func(*core.Pod) bool) *core.Pod {
 
 func (r *rig) awaitGone(name string) {
 	r.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 8*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	gone := make(chan struct{}, 1)
 	if err := r.client.Subscribe(ctx, api.Pods.Facts, func(c client.Change) {

@@ -131,7 +131,7 @@ func TestOnce(t *testing.T) {
 		{"grpc refused", core.ProbeHandler{GRPC: &core.GRPCAction{Port: 1}}, Failed, "connection refused"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 			defer cancel()
 			got, message := Once(ctx, tt.handler, target)
 			if got != tt.want || !strings.Contains(message, tt.message) {

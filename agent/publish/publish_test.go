@@ -188,7 +188,7 @@ func TestRun(t *testing.T) {
 	}
 	eventually := func(want string) {
 		t.Helper()
-		for end := time.Now().Add(5 * time.Second); strings.Join(names(), " ") != want; time.Sleep(time.Millisecond) {
+		for end := time.Now().Add(time.Minute); strings.Join(names(), " ") != want; time.Sleep(time.Millisecond) {
 			if time.Now().After(end) {
 				t.Fatalf("there are %v, want %s", names(), want)
 			}
