@@ -275,7 +275,7 @@ func TestHungCardIsKilledAndTheOthersGoOn(t *testing.T) {
 	lib, steer := driver(t)
 	now := time.Now()
 	c := client(t, lib, steer, func(c *Config) {
-		c.Limits[wire.OpCard], c.Limits[wire.OpFigures] = time.Second, time.Second
+		c.Limits[wire.OpCard], c.Limits[wire.OpFigures] = 5*time.Second, 5*time.Second
 		c.Now = func() time.Time { return now }
 	})
 	does(t, steer, "nvmlDeviceGetName.0", "sleep 60000")

@@ -16,7 +16,7 @@ import (
 func benchSpec(b *testing.B, e *Engine, id string) engine.Spec {
 	return engine.Spec{
 		ID: id, Pod: "pod-" + id, Image: "busybox:test", Command: []string{"sh", "-c", polite + `sleep 1000 & wait`},
-		LogPath: filepath.Join(e.cfg.Root, "log", id), CgroupPath: "/orch-test/" + id,
+		LogPath: filepath.Join(e.cfg.Root, "log", id), CgroupPath: cgroupOf(e.cfg.Root, id),
 		Security: engine.Security{Seccomp: "RuntimeDefault"}, Namespaces: podNamespaces(b),
 	}
 }

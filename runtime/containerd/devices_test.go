@@ -22,7 +22,7 @@ func TestRunningContainerKeepsItsDevice(t *testing.T) {
 	if err := unix.Mknod(node, unix.S_IFCHR|0o666, int(unix.Mkdev(195, 0))); err != nil {
 		t.Fatal(err)
 	}
-	s := engine.Spec{ID: "carded", Pod: "p", Image: "busybox:test", Command: []string{"sleep", "1000"}, LogPath: filepath.Join(t.TempDir(), "0.log"), CgroupPath: "/orch-test/carded"}
+	s := engine.Spec{ID: "carded", Pod: "p", Image: "busybox:test", Command: []string{"sleep", "1000"}, LogPath: filepath.Join(t.TempDir(), "0.log"), CgroupPath: cgroupOf(c.Root, "carded")}
 	s.Devices = []engine.Device{{Host: node, Target: "/dev/nvidia0", Permissions: "rw"}}
 	if err := e.Create(t.Context(), s); err != nil {
 		t.Fatal(err)

@@ -86,7 +86,7 @@ func TestSmoke(t *testing.T) {
 		log := filepath.Join(c.Root, "log", id+".log")
 		start = time.Now()
 		if err := e.Create(ctx, engine.Spec{ID: id, Pod: "pod" + id, Image: "busybox:test", Command: []string{"sh", "-c", "echo hello; id; exit 3"}, LogPath: log,
-			CgroupPath: "/orch-test/" + id}); err != nil {
+			CgroupPath: cgroupOf(c.Root, id)}); err != nil {
 			t.Fatal(err)
 		}
 		created := time.Since(start)

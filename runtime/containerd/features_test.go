@@ -21,7 +21,7 @@ import (
 // runToEnd runs a container until it has ended and returns its output.
 func runToEnd(t *testing.T, e *Engine, s engine.Spec) (string, engine.Container) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*patience)
 	defer cancel()
 	events := e.Events(ctx)
 	if err := e.Create(ctx, s); err != nil {
@@ -99,7 +99,7 @@ func TestSpecs(t *testing.T) {
 			s := tt.spec
 			s.ID, s.Pod, s.Image = fmt.Sprintf("spec-%d", i), fmt.Sprintf("pod-spec-%d", i), "busybox:test"
 			s.Command = []string{"sh", "-c", tt.script}
-			s.LogPath, s.CgroupPath = filepath.Join(c.Root, "log", s.ID), "/orch-test/"+s.ID
+			s.LogPath, s.CgroupPath = filepath.Join(c.Root, "log", s.ID), cgroupOf(c.Root, s.ID)
 			out, _ := runToEnd(t, e, s)
 			for _, w := range tt.want {
 				if !strings.Contains(out, w) {
@@ -146,7 +146,7 @@ func TestLimits(t *testing.T) {
 			return st.CPUNanos > 1e6 && st.MemoryBytes > 0 && st.MemoryWorkingSet > 0 && st.Pids >= 2 && st.RootfsInodes > 0
 		})
 		limit := func() string {
-			for _, f := range []string{"/sys/fs/cgroup/memory/orch-test/limited/memory.limit_in_bytes", "/sys/fs/cgroup/orch-test/limited/memory.max"} {
+			for _, f := range []string{"/sys/fs/cgroup/memory" + s.CgroupPath + "/memory.limit_in_bytes", "/sys/fs/cgroup" + s.CgroupPath + "/memory.max"} {
 				if b, err := os.ReadFile(f); err == nil {
 					return strings.TrimSpace(string(b))
 				}
@@ -185,7 +185,7 @@ func TestStreams(t *testing.T) {
 	c := testConfig(t)
 	e := open(t, c)
 	busybox(t, e)
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*patience)
 	defer cancel()
 	start := func(s engine.Spec) {
 		t.Helper()
@@ -265,7 +265,7 @@ func TestStreams(t *testing.T) {
 		begin := time.Now()
 		var out bytes.Buffer
 		code, err := e.Exec(ctx, s.ID, engine.ExecSpec{Command: []string{"sh", "-c", `sleep 100 & echo done`}}, engine.IO{Stdout: &out})
-		if err != nil || code != 0 || out.String() != "done\n" || time.Since(begin) > 2*drainTime {
+		if err != nil || code != 0 || out.String() != "done\n" || time.Since(begin) > 30*time.Second { // the child has 100
 			t.Errorf("code %d, err %v, %q, %v", code, err, out.String(), time.Since(begin))
 		}
 	})

@@ -178,10 +178,13 @@ func removeImage(t *testing.T, e *Engine) {
 	}
 }
 
+// patience is how long a test waits for what must happen, on a machine that is busy.
+const patience = time.Minute
+
 // until waits for a condition.
 func until(t *testing.T, what string, ok func() bool) {
 	t.Helper()
-	for end := time.Now().Add(10 * time.Second); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
+	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
 		if ok() {
 			return
 		}

@@ -36,9 +36,13 @@ func TestMain(m *testing.M) {
 func crashSpec(root, id, script string) engine.Spec {
 	return engine.Spec{
 		ID: id, Pod: "pod-" + id, Image: "busybox:test", Command: []string{"sh", "-c", script},
-		LogPath: filepath.Join(root, "log", id+".log"), CgroupPath: "/orch-test/" + id,
+		LogPath: filepath.Join(root, "log", id+".log"), CgroupPath: cgroupOf(root, id),
 	}
 }
+
+// cgroupOf is the control group of a container below a folder that no other run of the
+// tests has.
+func cgroupOf(root, id string) string { return "/orch-test/" + filepath.Base(root) + "-" + id }
 
 func helper(dirs string) error {
 	root, state, _ := strings.Cut(dirs, ":")
@@ -114,7 +118,7 @@ func TestKilledAndOpenedAgain(t *testing.T) {
 	start := time.Now()
 	e := open(t, c)
 	t.Logf("opened again in %v", time.Since(start))
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*patience)
 	defer cancel()
 	events := e.Events(ctx)
 	get := func(id string) engine.Container {
@@ -319,7 +323,7 @@ func TestShimDies(t *testing.T) {
 	}
 	// The same pod can go on with a new shim.
 	s.ID = "successor"
-	s.CgroupPath = "/orch-test/successor"
+	s.CgroupPath = cgroupOf(c.Root, s.ID)
 	if err := e.Create(t.Context(), s); err != nil {
 		t.Fatal(err)
 	}
@@ -334,7 +338,6 @@ func TestTwoEngines(t *testing.T) {
 	for _, e := range []*Engine{a, b} {
 		busybox(t, e)
 		s := crashSpec(e.cfg.Root, "same-id", `exit 0`)
-		s.CgroupPath = "/orch-test/" + filepath.Base(e.cfg.Root)
 		if err := e.Create(t.Context(), s); err != nil {
 			t.Fatal(err)
 		}

@@ -40,7 +40,7 @@ type Rig struct {
 	CgroupParent string
 }
 
-const patience = 20 * time.Second
+const patience = time.Minute
 
 // Run runs all checks.
 func Run(t *testing.T, make func(t *testing.T) Rig) {

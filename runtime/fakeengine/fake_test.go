@@ -2,8 +2,10 @@ package fakeengine_test
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"orch/runtime/engine"
@@ -44,20 +46,22 @@ func TestSuite(t *testing.T) {
 }
 
 func TestFiveHundred(t *testing.T) {
-	e := fakeengine.New(fakeengine.Options{})
-	events := e.Events(t.Context())
-	start := time.Now()
-	for i := range 500 {
-		id := string(rune('a'+i%26)) + time.Now().Format("150405.000000000")
-		if err := e.Create(t.Context(), engine.Spec{ID: id, Pod: id, Image: "nginx"}); err != nil {
-			t.Fatal(err)
+	synctest.Test(t, func(t *testing.T) { // whose clock stands while anybody works
+		e := fakeengine.New(fakeengine.Options{})
+		events := e.Events(t.Context())
+		start := time.Now()
+		for i := range 500 {
+			id := fmt.Sprint("c", i)
+			if err := e.Create(t.Context(), engine.Spec{ID: id, Pod: id, Image: "nginx"}); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := e.Start(t.Context(), id); err != nil {
+				t.Fatal(err)
+			}
+			<-events
 		}
-		if _, err := e.Start(t.Context(), id); err != nil {
-			t.Fatal(err)
+		if took := time.Since(start); took > 0 {
+			t.Errorf("500 containers waited %v", took)
 		}
-		<-events
-	}
-	if took := time.Since(start); took > time.Second {
-		t.Errorf("500 containers took %v", took)
-	}
+	})
 }

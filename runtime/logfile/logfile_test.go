@@ -191,7 +191,7 @@ func (s *lineSink) Write(p []byte) (int, error) {
 
 func (s *lineSink) await(t *testing.T, want string) {
 	t.Helper()
-	deadline := time.After(5 * time.Second)
+	deadline := time.After(time.Minute)
 	for {
 		s.mu.Lock()
 		got := s.b.String()
