@@ -1,13 +1,14 @@
-// Package webhook is the one way on which the server calls webhooks of every sort:
-// admission, conversion of custom resources, token review, authorization. It reaches a
+// Package webhook is the one way on which the server calls webhooks of every sort. Client is
+// for those that objects of the cluster name, for admission and conversion: it reaches a
 // URL or a ready endpoint of a Service, posts one JSON document and reads one back,
-// within the caller's deadline and a limit on the answer's size.
+// within the caller's deadline and a limit on the answer's size. Receiver is for those that the
+// administrator names by a kubeconfig, for token review, authorization and audit: it repeats what fails.
 //
-// It refuses everything that could make a webhook a way into the server: it follows no
+// Client refuses everything that could make a webhook a way into the server: it follows no
 // redirect, asks no proxy, sends nothing of the user's credentials and of the server's only
 // what the administrator has set for this webhook, and dials no link-local, multicast or unspecified address, nor the host's own loopback
-// for a Service. It knows nothing of what the documents mean. Start reading at
-// Client.Call, then resolve.go.
+// for a Service. The package knows nothing of what the documents mean. Start reading at
+// Client.Call, then resolve.go and receiver.go.
 package webhook
 
 import (

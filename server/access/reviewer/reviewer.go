@@ -1,29 +1,25 @@
 // Package reviewer asks webhooks of the administrator's: who has this token
-// (TokenReview), may this user do that (SubjectAccessReview). It owns the calls, their
-// repetition and what is remembered of the answers, within bounds. It refuses to decide
+// (TokenReview), may this user do that (SubjectAccessReview). It owns the calls
+// and what is remembered of the answers, within bounds. It refuses to decide
 // what an answer means for a request.
 //
 // Start reading at Token.Review and Subject.Review.
 package reviewer
 
 import (
-	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
-	"io"
-	"net/http"
+	"net/url"
 	"sync"
 	"time"
 
 	"orch/api/calls"
-	"orch/server/audit"
+	"orch/server/webhook"
 )
 
 const (
-	// tries is how often a call is made that fails for a reason that may pass.
-	tries        = 5
 	firstWait    = 500 * time.Millisecond
 	usualTimeout = 30 * time.Second
 	// maxAnswer bounds what a webhook may say, remembered how many answers are kept.
@@ -32,17 +28,11 @@ const (
 )
 
 // hook is one webhook.
-type hook struct {
-	url    string
-	client *http.Client
-}
+type hook struct{ *webhook.Receiver }
 
 func newHook(kubeconfig string, timeout time.Duration, counted *calls.Calls) (*hook, error) {
-	if timeout == 0 {
-		timeout = usualTimeout
-	}
-	url, client, err := audit.Receiver(kubeconfig, timeout, counted)
-	return &hook{url, client}, err
+	r, err := webhook.NewReceiver(webhook.ReceiverConfig{Kubeconfig: kubeconfig, Timeout: cmp.Or(timeout, usualTimeout), Wait: firstWait, Answer: maxAnswer, Calls: counted})
+	return &hook{r}, err
 }
 
 // post sends a review and reads it back, completed.
@@ -51,46 +41,18 @@ func (h *hook) post(ctx context.Context, in, out any) error {
 	if err != nil {
 		return err
 	}
-	wait := firstWait
-	for try := 1; ; try++ {
-		again, err := h.once(ctx, body, out)
-		if err == nil || !again || try == tries || ctx.Err() != nil {
-			return err
-		}
-		t := time.NewTimer(wait)
-		select {
-		case <-t.C:
-		case <-ctx.Done():
-			t.Stop()
-			return err
-		}
-		wait = wait * 3 / 2
+	answer, err := h.Post(ctx, body)
+	var unreached *url.Error
+	if errors.As(err, &unreached) {
+		return errors.New("the webhook cannot be reached") // the error could show its address and credentials
 	}
-}
-
-func (h *hook) once(ctx context.Context, body []byte, out any) (again bool, err error) {
-	r, err := http.NewRequestWithContext(ctx, http.MethodPost, h.url, bytes.NewReader(body))
 	if err != nil {
-		return false, err
+		return err
 	}
-	r.Header.Set("Content-Type", "application/json")
-	r.Header.Set("Accept", "application/json")
-	answer, err := h.client.Do(r)
-	if err != nil {
-		return true, errors.New("the webhook cannot be reached") // the error could show its address and credentials
+	if json.Unmarshal(answer, out) != nil {
+		return errors.New("the webhook's answer is no review")
 	}
-	defer answer.Body.Close()
-	raw, err := io.ReadAll(io.LimitReader(answer.Body, maxAnswer))
-	if err != nil {
-		return true, fmt.Errorf("reading the webhook's answer: %w", err)
-	}
-	if answer.StatusCode < 200 || answer.StatusCode > 299 {
-		return answer.StatusCode >= 500 || answer.StatusCode == http.StatusTooManyRequests, fmt.Errorf("the webhook answered %s", answer.Status)
-	}
-	if err := json.Unmarshal(raw, out); err != nil {
-		return false, errors.New("the webhook's answer is no review")
-	}
-	return false, nil
+	return nil
 }
 
 // memory keeps answers for a while; when it is full it drops an arbitrary one.
