@@ -157,6 +157,9 @@ func clean(t *testing.T, dir string) {
 	if err != nil {
 		t.Error(err)
 	}
+	if v2 := "/sys/fs/cgroup/" + cgroupRoot(); exists(v2) {
+		groups = append(groups, v2)
+	}
 	for _, g := range groups {
 		var dirs []string
 		if err := filepath.WalkDir(g, func(p string, d fs.DirEntry, err error) error {
@@ -173,6 +176,11 @@ func clean(t *testing.T, dir string) {
 			}
 		}
 	}
+}
+
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
 }
 
 func TestConfig(t *testing.T) {
