@@ -52,7 +52,7 @@ func TestGenuineExtensionServer(t *testing.T) {
 	ca := startWardle(t, h, l, token)
 	h.KubectlIn(fmt.Sprintf(`{"apiVersion":"apiregistration.k8s.io/v1","kind":"APIService","metadata":{"name":"v1alpha1.wardle.example.com"},"spec":{"group":"wardle.example.com",`+
 		`"version":"v1alpha1","groupPriorityMinimum":2000,"versionPriority":200,"caBundle":%q,"service":{"namespace":"wardle","name":"api"}}}`, base64Text(ca)), "apply", "-f", "-")
-	h.Kubectl("wait", "apiservice/v1alpha1.wardle.example.com", "--for=condition=Available", "--timeout=30s")
+	h.Kubectl("wait", "apiservice/v1alpha1.wardle.example.com", "--for=condition=Available", "--timeout=150s")
 
 	const flunder = `{"apiVersion":"wardle.example.com/v1alpha1","kind":"Flunder","metadata":{"name":"f"},"spec":{"referenceType":"Flunder","reference":"other"}}`
 	if out := h.KubectlIn(flunder, "create", "-f", "-"); !strings.Contains(out.Both(), "flunder.wardle.example.com/f created") {
@@ -94,7 +94,7 @@ func TestGenuineExtensionServer(t *testing.T) {
 		t.Errorf("an unknown token: %d", code)
 	}
 	h.Kubectl("create", "clusterrolebinding", "api-admin", "--clusterrole=cluster-admin", "--serviceaccount=wardle:api")
-	h.Eventually(30*time.Second, "rights are asked for again", func() error {
+	h.Eventually(patience, "rights are asked for again", func() error {
 		if code := direct(token); code != 200 {
 			return fmt.Errorf("status %d", code)
 		}

@@ -56,17 +56,17 @@ func informersSurvive(t *testing.T, h *lab.Host, p *lab.Process) {
 	for i := range 5 {
 		create(i)
 	}
-	h.Eventually(10*time.Second, "5 objects are seen", func() error { return count(&added, 5) })
+	h.Eventually(patience, "5 objects are seen", func() error { return count(&added, 5) })
 	p.Kill()
 	p.Restart()
 	for i := range 5 {
 		create(5 + i)
 	}
-	h.Eventually(30*time.Second, "10 objects are seen after the restart", func() error { return count(&added, 10) })
+	h.Eventually(patience, "10 objects are seen after the restart", func() error { return count(&added, 10) })
 	if err := c.CoreV1().ConfigMaps("default").DeleteCollection(ctx, metav1.DeleteOptions{}, metav1.ListOptions{LabelSelector: "test=informer"}); err != nil {
 		t.Fatal(err)
 	}
-	h.Eventually(10*time.Second, "10 objects are gone", func() error { return count(&deleted, 10) })
+	h.Eventually(patience, "10 objects are gone", func() error { return count(&deleted, 10) })
 }
 
 func count(n *atomic.Int32, want int32) error {
@@ -82,7 +82,7 @@ func oneLeader(t *testing.T, h *lab.Host) {
 	run := func(ctx context.Context, id string) {
 		lock := &resourcelock.LeaseLock{LeaseMeta: metav1.ObjectMeta{Namespace: "default", Name: "leader"}, Client: c.CoordinationV1(), LockConfig: resourcelock.ResourceLockConfig{Identity: id}}
 		leaderelection.RunOrDie(ctx, leaderelection.LeaderElectionConfig{Lock: lock, ReleaseOnCancel: true,
-			LeaseDuration: 3 * time.Second, RenewDeadline: 2 * time.Second, RetryPeriod: 200 * time.Millisecond,
+			LeaseDuration: 60 * time.Second, RenewDeadline: 50 * time.Second, RetryPeriod: 200 * time.Millisecond,
 			Callbacks: leaderelection.LeaderCallbacks{
 				OnStartedLeading: func(ctx context.Context) {
 					led.Add(1)
@@ -98,11 +98,11 @@ func oneLeader(t *testing.T, h *lab.Host) {
 	second, stopSecond := context.WithCancel(t.Context())
 	defer stopSecond()
 	go run(first, "a")
-	h.Eventually(10*time.Second, "a leader", func() error { return count(&led, 1) })
+	h.Eventually(patience, "a leader", func() error { return count(&led, 1) })
 	go run(second, "b")
 	leading.Add(-1)
 	stopFirst()
-	h.Eventually(10*time.Second, "the other one leads", func() error { return count(&led, 2) })
+	h.Eventually(patience, "the other one leads", func() error { return count(&led, 2) })
 	if most.Load() != 1 {
 		t.Errorf("%d leaders at once", most.Load())
 	}

@@ -11,8 +11,9 @@ import (
 	"orch/e2e/lab"
 )
 
-// patience is how long a test waits for what takes a cluster a moment.
-const patience = 60 * time.Second
+// patience is how long a test waits for what takes a cluster a moment, on a machine that
+// is busy.
+const patience = 2 * time.Minute
 
 // cluster is a running server with its node, as one subtest sees it: in a
 // namespace of its own.
@@ -121,7 +122,7 @@ func (c cluster) GetsWithin(timeout time.Duration, what, jsonpath, want string) 
 // Ready waits until pods (by name or -l selector) are.
 func (c cluster) Ready(pods ...string) {
 	c.Helper()
-	c.K(append([]string{"wait", "--for=condition=Ready", "--timeout=90s", "pod"}, pods...)...)
+	c.K(append([]string{"wait", "--for=condition=Ready", "--timeout=150s", "pod"}, pods...)...)
 }
 
 // Says waits until the command's output has the text.
@@ -133,6 +134,12 @@ func (c cluster) Says(want string, args ...string) string {
 		return missing(out, want)
 	})
 	return out
+}
+
+// saysAll waits until the command's output has all the texts.
+func (c cluster) saysAll(args []string, want ...string) {
+	c.Helper()
+	c.Eventually(patience, strings.Join(args, " "), func() error { return missing(c.TryBoth(args...), want...) })
 }
 
 // SaysRunning waits until what runs beside the test has printed the text.

@@ -75,11 +75,12 @@ func cpuLimit(t *testing.T, c cluster) {
 
 func crashLoop(t *testing.T, c cluster) {
 	c.Pod("crash", "busybox:1.36", "command: [sh, -c, 'exit 3']")
-	c.Gets("pod/crash", status0+".state.waiting.reason}", "CrashLoopBackOff")
-	contains(t, c.Get("pod/crash", status0+".state.waiting.message}"), "back-off 10s restarting failed container=main pod=crash_"+c.ns)
-	equal(t, "exit code", c.Get("pod/crash", status0+".lastState.terminated.exitCode}"), "3")
-	equal(t, "reason", c.Get("pod/crash", status0+".lastState.terminated.reason}"), "Error")
-	contains(t, c.K("get", "pod", "crash"), "CrashLoopBackOff", "0/1")
+	// Each in one look: the next start comes in its time, however slow the looks are.
+	c.Eventually(patience, "it waits, and says why", func() error {
+		return missing(c.Get("pod/crash", "{range .status.containerStatuses[*]}{.state.waiting.reason} {.lastState.terminated.exitCode} {.lastState.terminated.reason}: {.state.waiting.message}{end}"),
+			"CrashLoopBackOff 3 Error: back-off ", "0s restarting failed container=main pod=crash_"+c.ns)
+	})
+	c.saysAll([]string{"get", "pod", "crash"}, "CrashLoopBackOff", "0/1")
 	c.Says("Back-off restarting failed container main in pod crash_", "events")
 }
 
@@ -98,8 +99,9 @@ func badImages(t *testing.T, c cluster) {
 		}
 		return nil
 	})
-	c.Gets("pod/absent", status0+".state.waiting.reason}", "ImagePullBackOff")
-	contains(t, c.Get("pod/absent", status0+".state.waiting.message}"), `Back-off pulling image "registry.example/absent:1"`)
+	c.Eventually(patience, "it waits, and says why", func() error {
+		return missing(c.Get("pod/absent", "{range .status.containerStatuses[*]}{.state.waiting.reason}: {.state.waiting.message}{end}"), `ImagePullBackOff: Back-off pulling image "registry.example/absent:1"`)
+	})
 	c.Says(`Failed to pull image "registry.example/absent:1"`, "events")
 	equal(t, "phase", c.Get("pod/absent", "{.status.phase}"), "Pending")
 }
@@ -113,7 +115,7 @@ func badCommand(t *testing.T, c cluster) {
 }
 
 func liveness(t *testing.T, c cluster) {
-	c.Pod("sick", "myapp:1.4.2", "livenessProbe: {httpGet: {path: /health, port: 8000}, periodSeconds: 1, failureThreshold: 2}")
+	c.Pod("sick", "myapp:1.4.2", "livenessProbe: {httpGet: {path: /health, port: 8000}, periodSeconds: 1, timeoutSeconds: 10, failureThreshold: 2}")
 	c.Ready("sick")
 	ip := c.Get("pod/sick", "{.status.podIP}")
 	get(c.Host, "http://"+ip+":8000/sick")
@@ -124,7 +126,7 @@ func liveness(t *testing.T, c cluster) {
 }
 
 func readiness(t *testing.T, c cluster) {
-	c.Pod("web", "myapp:1.4.2", "readinessProbe: {httpGet: {path: /ready, port: 8000}, periodSeconds: 1, failureThreshold: 1}")
+	c.Pod("web", "myapp:1.4.2", "readinessProbe: {httpGet: {path: /ready, port: 8000}, periodSeconds: 1, timeoutSeconds: 10, failureThreshold: 1}")
 	c.K("expose", "pod", "web", "--port=80", "--target-port=8000")
 	c.Ready("web")
 	ip := c.Get("pod/web", "{.status.podIP}")
@@ -133,7 +135,7 @@ func readiness(t *testing.T, c cluster) {
 	eventuallySays(c.Host, service, "web")
 	get(c.Host, "http://"+ip+":8000/unready")
 	c.Gets("endpoints/web", "{.subsets[0].notReadyAddresses[0].ip}", ip)
-	equal(t, "ready", c.Get("endpointslice", "{.items[0].endpoints[0].conditions.ready}"), "false")
+	c.Gets("endpointslice", "{.items[0].endpoints[0].conditions.ready}", "false")
 	c.Gets("pod/web", `{.status.conditions[?(@.type=="Ready")].reason}`, "ContainersNotReady")
 	c.Eventually(patience, "the Service refuses", func() error {
 		if s, err := get(c.Host, service); err == nil {
@@ -146,12 +148,14 @@ func readiness(t *testing.T, c cluster) {
 
 func allProbes(t *testing.T, c cluster) {
 	c.Pod("tcp", "myapp:1.4.2", "readinessProbe: {tcpSocket: {port: 8000}, periodSeconds: 1}")
-	c.Pod("exec", "busybox:1.36", "command: [sh, -c, 'sleep 3; touch /tmp/ok; sleep 3600']\nreadinessProbe: {exec: {command: [cat, /tmp/ok]}, periodSeconds: 1}")
+	c.Pod("exec", "busybox:1.36", "command: [sleep, '3600']\nreadinessProbe: {exec: {command: [cat, /tmp/ok]}, periodSeconds: 1, timeoutSeconds: 10}")
 	c.Pod("closed", "myapp:1.4.2", "readinessProbe: {tcpSocket: {port: 1}, periodSeconds: 1}")
-	c.Pod("startup", "myapp:1.4.2", "startupProbe: {exec: {command: [/myapp, cgroup]}, periodSeconds: 1}\nlivenessProbe: {httpGet: {path: /health, port: 8000, httpHeaders: [{name: X, value: z}]}}")
-	c.Ready("tcp", "exec", "startup")
+	c.Pod("startup", "myapp:1.4.2", "startupProbe: {exec: {command: [/myapp, cgroup]}, periodSeconds: 1, timeoutSeconds: 10}\nlivenessProbe: {httpGet: {path: /health, port: 8000, httpHeaders: [{name: X, value: z}]}}")
+	c.Ready("tcp", "startup")
 	c.Says("Readiness probe failed: dial tcp", "events", "--for", "pod/closed")
 	c.Says("Readiness probe failed: cat: can't open '/tmp/ok': No such file or directory", "events", "--for", "pod/exec")
+	c.K("exec", "exec", "--", "touch", "/tmp/ok")
+	c.Ready("exec")
 	equal(t, "closed", c.Get("pod/closed", status0+".ready}"), "false")
 }
 

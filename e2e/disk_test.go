@@ -10,7 +10,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	core "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -51,7 +50,7 @@ func TestFullDisk(t *testing.T) {
 	if err := os.Remove(ballast); err != nil {
 		t.Fatal(err)
 	}
-	h.Eventually(30*time.Second, "writes with room again", func() error { return write(t, c, "again") })
+	h.Eventually(patience, "writes with room again", func() error { return write(t, c, "again") })
 	h.Kubectl("get", "--raw", "/readyz")
 	if log := p.Log(); strings.Contains(log, "panic") || strings.Count(log, "\n") > 200 {
 		t.Errorf("the server says:\n%s", log)

@@ -104,10 +104,10 @@ func TestGPUs(t *testing.T) {
 	h.Images()
 	server := h.StartServer(g.flags()...)
 	c := newCluster(t, h)
-	equal(t, "allocatable", c.K("get", "node", "gpubox", "-o", `jsonpath={.status.allocatable.nvidia\.com/gpu}`), "8")
+	c.Gets("node/gpubox", `{.status.allocatable.nvidia\.com/gpu}`, "8")
 	equal(t, "product", c.K("get", "node", "gpubox", "-o", `jsonpath={.metadata.labels.nvidia\.com/gpu\.product}`), strings.ReplaceAll(g.GPUs[0].Name, " ", "-"))
 	contains(t, c.K("get", "node", "gpubox", "-o", "jsonpath={.metadata.labels}"), `"feature.node.kubernetes.io/pci-10de.present":"true"`)
-	contains(t, c.K("get", "node", "gpubox", "-o", `jsonpath={.status.conditions[?(@.type=="GPUDriverReady")]}`), `"status":"True"`)
+	c.Gets("node/gpubox", `{.status.conditions[?(@.type=="GPUDriverReady")].status}`, "True")
 	contains(t, c.K("get", "runtimeclass", "nvidia"), "nvidia")
 
 	gpuPod(c, "one", "nvidia.com/gpu", 1, "runtimeClassName: nvidia")

@@ -110,7 +110,7 @@ func gpuTaint(t *testing.T, c cluster) {
 
 func gpuServing(t *testing.T, c cluster) {
 	c.K("apply", "-f", manifest("gpu-inference"))
-	c.K("rollout", "status", "deployment/model-server", "--timeout=90s")
+	c.K("rollout", "status", "deployment/model-server", "--timeout=150s")
 	names := strings.Fields(c.K("get", "pods", "-l", "app=model-server", "-o", "jsonpath={.items[*].metadata.name}"))
 	if len(names) != 2 || c.given(names[0])[0] == c.given(names[1])[0] {
 		t.Errorf("%v have the same card", names)
@@ -120,7 +120,7 @@ func gpuServing(t *testing.T, c cluster) {
 
 func gpuJob(t *testing.T, c cluster) {
 	c.K("apply", "-f", gpuManifest("job"))
-	c.K("wait", "--for=condition=Complete", "--timeout=90s", "job/train")
+	c.K("wait", "--for=condition=Complete", "--timeout=150s", "job/train")
 	seen := map[string]bool{}
 	for _, pod := range strings.Fields(c.K("get", "pods", "-l", "job-name=train", "-o", "jsonpath={.items[*].metadata.name}")) {
 		log := c.K("logs", pod)
@@ -138,7 +138,7 @@ func gpuJob(t *testing.T, c cluster) {
 
 func gpuDaemonSet(t *testing.T, c cluster) {
 	c.K("apply", "-f", manifest("daemonset"))
-	c.K("rollout", "status", "daemonset/gpu-monitor", "--timeout=90s")
+	c.K("rollout", "status", "daemonset/gpu-monitor", "--timeout=150s")
 	c.Says("DCGM_FI_DEV_", "logs", "daemonset/gpu-monitor")
 	c.gone("daemonset", "gpu-monitor")
 }

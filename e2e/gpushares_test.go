@@ -47,8 +47,7 @@ func TestGPUSharing(t *testing.T) {
 }
 
 func shareAmounts(t *testing.T, c cluster, g gpuMachine) {
-	equal(t, "memory to share", c.Get("node/sharebox", `{.status.allocatable.nvidia\.com/gpumem}`), "81559")
-	equal(t, "multiprocessors to share", c.Get("node/sharebox", `{.status.allocatable.nvidia\.com/gpucores}`), "100")
+	c.Gets("node/sharebox", `{.status.allocatable.nvidia\.com/gpumem} {.status.allocatable.nvidia\.com/gpucores}`, "81559 100")
 	sharePod(c, "one", "nvidia.com/gpu: 1, nvidia.com/gpumem: 40000, nvidia.com/gpucores: 50")
 	sharePod(c, "two", "nvidia.com/gpumem: 40000")
 	c.Ready("one", "two")
@@ -94,13 +93,13 @@ func shareFractions(t *testing.T, c cluster, g gpuMachine) {
 
 func shareChart(t *testing.T, c cluster, g gpuMachine) {
 	c.K("apply", "-f", gpuManifest("vllm"))
-	c.K("rollout", "status", "deployment/vllm-opt-deployment-vllm", "--timeout=90s")
+	c.K("rollout", "status", "deployment/vllm-opt-deployment-vllm", "--timeout=150s")
 	for _, pod := range strings.Fields(c.K("get", "pods", "-l", "model=opt", "-o", "jsonpath={.items[*].metadata.name}")) {
 		equal(t, "card", c.given(pod)[0], g.GPUs[0].UUID)
 	}
 	// The chart's rolling update begins with a surge, which a whole card would not have room for.
 	c.K("set", "env", "deployment/vllm-opt-deployment-vllm", "MODEL=new")
-	c.K("rollout", "status", "deployment/vllm-opt-deployment-vllm", "--timeout=90s")
+	c.K("rollout", "status", "deployment/vllm-opt-deployment-vllm", "--timeout=150s")
 	c.gone("deployment", "vllm-opt-deployment-vllm")
 	c.Eventually(patience, "the models are gone", func() error {
 		if s := c.K("get", "pods", "-o", "name"); s != "" {
@@ -201,7 +200,7 @@ func TestGPUMPS(t *testing.T) {
 	h.Images()
 	server := h.StartServer(g.flags("--gpu-config", config)...)
 	c := newCluster(t, h)
-	equal(t, "replicas", c.Get("node/mpsbox", `{.status.allocatable.nvidia\.com/gpu}`), "4")
+	c.Gets("node/mpsbox", `{.status.allocatable.nvidia\.com/gpu}`, "4")
 	daemons := func() []int {
 		var out []int
 		dirs, _ := filepath.Glob("/proc/[0-9]*/exe")
@@ -238,7 +237,7 @@ func TestGPUMPS(t *testing.T) {
 		contains(t, c.Exec(pod, "sh", "-c", "ls $CUDA_MPS_PIPE_DIRECTORY; cat /dev/shm/mps-standin").Stdout, "control", g.GPUs[0].UUID)
 	}
 	contains(t, c.K("get", "pod", "one", "-o", "yaml"), "main has 20389 MiB and 25 % of the multiprocessors")
-	contains(t, c.Get("node/mpsbox", `{.status.conditions[?(@.type=="GPUMPSReady")]}`), `"status":"True"`)
+	c.Gets("node/mpsbox", `{.status.conditions[?(@.type=="GPUMPSReady")].status}`, "True")
 	t.Run("a claim has a daemon of its own", func(t *testing.T) {
 		c.gone("pod", "two", "one")
 		c.Apply("apiVersion: resource.k8s.io/v1\nkind: ResourceClaim\nmetadata: {name: card}\nspec: {devices: {requests: [{name: r, exactly: {deviceClassName: gpu.nvidia.com}}], config: [{opaque: {driver: gpu.nvidia.com, parameters: {apiVersion: resource.nvidia.com/v1beta1, kind: GpuConfig, sharing: {strategy: MPS, mpsConfig: {defaultActiveThreadPercentage: 40}}}}}]}}\n")

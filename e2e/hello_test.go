@@ -8,7 +8,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"orch/e2e/lab"
 )
@@ -30,7 +29,7 @@ func get(h *lab.Host, url string) (string, error) {
 // eventuallySays waits until the URL answers with want in it.
 func eventuallySays(h *lab.Host, url, want string) {
 	h.Helper()
-	h.Eventually(20*time.Second, url+" says "+want, func() error {
+	h.Eventually(patience, url+" says "+want, func() error {
 		got, err := get(h, url)
 		if err == nil && !strings.Contains(got, want) {
 			err = fmt.Errorf("it says %q", got)
@@ -43,7 +42,7 @@ func eventuallySays(h *lab.Host, url, want string) {
 // behind a Service, once its rules are written.
 func answeredBy(h *lab.Host, url string, pods int) {
 	h.Helper()
-	h.Eventually(20*time.Second, fmt.Sprintf("%s is answered by %d pods", url, pods), func() error {
+	h.Eventually(patience, fmt.Sprintf("%s is answered by %d pods", url, pods), func() error {
 		seen := map[string]bool{}
 		for range 60 {
 			s, err := get(h, url)
@@ -70,12 +69,12 @@ func TestExampleDeploymentAnswersThroughItsService(t *testing.T) {
 	h.Images()
 	h.StartServer()
 	h.Kubectl("apply", "-f", filepath.Join(lab.Root(), "examples", "hello.yaml"))
-	h.Kubectl("rollout", "status", "deployment/hello", "--timeout=60s")
+	h.Kubectl("rollout", "status", "deployment/hello", "--timeout=150s")
 	ip := clusterIP(h, "default", "hello")
 	eventuallySays(h, "http://"+ip+"/", "Hello from orch, from pod hello-")
 	answeredBy(h, "http://"+ip+"/", 2)
 	h.Kubectl("delete", "-f", filepath.Join(lab.Root(), "examples", "hello.yaml"))
-	h.Eventually(20*time.Second, "the pods are gone", func() error {
+	h.Eventually(patience, "the pods are gone", func() error {
 		if out := h.Kubectl("get", "pods", "-o", "name"); out != "" && !strings.Contains(out, "No resources") {
 			return fmt.Errorf("still there: %s", out)
 		}

@@ -6,7 +6,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"orch/e2e/lab"
 )
@@ -20,7 +19,7 @@ func TestJoin(t *testing.T) {
 	two.Images()
 	server := one.StartServer()
 	agent := two.StartAgent(server)
-	agent.WaitReady(60 * time.Second)
+	agent.WaitReady(patience)
 	nodeIs(one, "two", "True")
 	j := joined{t: t, one: one, two: two, server: server, agent: agent}
 	for _, step := range []struct {
@@ -54,7 +53,7 @@ type joined struct {
 // nodeIs waits until the node's Ready condition has the status.
 func nodeIs(h *lab.Host, node, ready string) {
 	h.Helper()
-	h.Eventually(90*time.Second, "Ready of node "+node+" is "+ready, func() error {
+	h.Eventually(2*patience, "Ready of node "+node+" is "+ready, func() error {
 		out, err := h.TryKubectl("get", "node", node, "-o", `jsonpath={.status.conditions[?(@.type=="Ready")].status}`)
 		if err != nil || out != ready {
 			return fmt.Errorf("%s %v", out, err)
@@ -91,7 +90,7 @@ func (c cluster) spread() (names, ips map[string]string) {
 	for _, node := range []string{"one", "two"} {
 		c.Pod("client-"+node, "myapp:1.4.2", "", "nodeName: "+node)
 	}
-	c.K("rollout", "status", "deployment/web", "--timeout=90s")
+	c.K("rollout", "status", "deployment/web", "--timeout=150s")
 	c.Ready("client-one", "client-two")
 	names, ips = map[string]string{}, map[string]string{}
 	for _, line := range strings.Split(strings.TrimSpace(c.Get("pods", `{range .items[?(@.metadata.labels.app=="web")]}{.metadata.name} {.spec.nodeName} {.status.podIP}{"\n"}{end}`)), "\n") {
@@ -108,7 +107,7 @@ func (c cluster) spread() (names, ips map[string]string) {
 func (c cluster) from(node string, args ...string) string {
 	c.Helper()
 	var out string
-	c.Eventually(30*time.Second, "from "+node+": "+strings.Join(args, " "), func() error {
+	c.Eventually(patience, "from "+node+": "+strings.Join(args, " "), func() error {
 		o := c.Exec("client-"+node, append([]string{"/myapp"}, args...)...)
 		out = o.Stdout
 		if o.Code != 0 {
@@ -149,7 +148,7 @@ func reachTheOther(t *testing.T, j joined, c cluster) {
 	c.Pod("far", "busybox:1.36", `command: [sh, -c, "trap exit TERM; echo far is up; sleep 3600 & wait"]`, "nodeName: two")
 	c.Pod("web", "myapp:1.4.2", "", "nodeName: two")
 	c.Ready("far", "web")
-	contains(t, c.K("logs", "far"), "far is up")
+	c.Says("far is up", "logs", "far")
 	equal(t, "exec", c.Exec("far", "hostname").Stdout, "far")
 	equal(t, "exit code", fmt.Sprint(c.Exec("far", "sh", "-c", "exit 9").Code), "9")
 	big := strings.Repeat("0123456789abcdef", 1<<15)
@@ -165,8 +164,11 @@ func reachTheOther(t *testing.T, j joined, c cluster) {
 	writeFile(t, filepath.Join(t.TempDir(), "f"), "x")
 	tty, s, _ := openTerminal(t, c, "exec", "-it", "far", "--", "sh")
 	c.shows(s, "# ")
-	fmt.Fprint(tty, "stty size; exit\n")
-	c.shows(s, "30 100")
+	c.Eventually(patience, "the terminal has its size", func() error {
+		fmt.Fprint(tty, "stty size\n")
+		return missing(s.String(), "30 100")
+	})
+	fmt.Fprint(tty, "exit\n")
 	// The agent has no port open for any of this.
 	if out := j.two.Run("", "sh", "-c", "cat /proc/net/tcp /proc/net/tcp6 | awk '$4==\"0A\"{print $2}'").Stdout; strings.Contains(out, ":280A") {
 		t.Errorf("the agent listens on 10250:\n%s", out)
@@ -178,7 +180,9 @@ func fromTheOther(t *testing.T, _ joined, c cluster) {
 	equal(t, "A record", c.from("two", "lookup", "web."+c.ns), clusterIP(c.Host, c.ns, "web"))
 	equal(t, "kubernetes", c.from("two", "lookup", "kubernetes.default"), "10.43.0.1")
 	c.K("create", "rolebinding", "view", "--clusterrole=view", "--serviceaccount="+c.ns+":default")
-	contains(t, c.from("two", "api", "/api/v1/namespaces/"+c.ns+"/pods"), "200 OK")
+	c.Eventually(patience, "the right counts", func() error {
+		return missing(c.from("two", "api", "/api/v1/namespaces/"+c.ns+"/pods"), "200 OK")
+	})
 }
 
 // wrongTokens: each is one clear line and exit code 1.
@@ -217,11 +221,11 @@ func agentKilled(t *testing.T, j joined, c cluster) {
 	contains(t, c.from("one", "get", "http://"+ips["two"]+":8000/", "3"), names["two"])
 	j.agent.Restart()
 	same(t, before, j.two.Containers())
-	contains(t, c.Exec(names["two"], "/myapp", "cgroup").Stdout, "memory")
+	c.Says("memory", "exec", names["two"], "--", "/myapp", "cgroup")
 	equal(t, "restarts", c.Get("pod/"+names["two"], status0+".restartCount}"), "0")
 	equal(t, "address", c.Get("pod/"+names["two"], "{.status.podIP}"), ips["two"])
-	c.K("delete", "pod", names["two"], "--timeout=60s")
-	c.K("rollout", "status", "deployment/web", "--timeout=60s")
+	c.K("delete", "pod", names["two"], "--timeout=150s")
+	c.K("rollout", "status", "deployment/web", "--timeout=150s")
 }
 
 // same compares what Containers has said.
@@ -259,7 +263,7 @@ func serverKilled(t *testing.T, j joined, c cluster) {
 		return missing(c.Exec("client-two", "/myapp", "lookup", "kubernetes.default").Both(), "10.43.0.1")
 	})
 	c.K("scale", "deployment/web", "--replicas=6")
-	c.K("rollout", "status", "deployment/web", "--timeout=60s")
+	c.K("rollout", "status", "deployment/web", "--timeout=150s")
 }
 
 func nodeCut(t *testing.T, j joined, c cluster) {
@@ -268,7 +272,7 @@ func nodeCut(t *testing.T, j joined, c cluster) {
 	j.two.Cut()
 	nodeIs(j.one, "two", "Unknown")
 	contains(t, j.one.Kubectl("get", "nodes"), "NotReady")
-	contains(t, j.one.Kubectl("get", "node", "two", "-o", "jsonpath={.spec.taints[*].key}"), "node.kubernetes.io/unreachable")
+	c.Says("node.kubernetes.io/unreachable", "get", "node", "two", "-o", "jsonpath={.spec.taints[*].key}")
 	c.Eventually(patience, "the cut pods leave the endpoints", func() error {
 		if out := c.from("one", "get", "http://web/", "20"); strings.Contains(out, names["two"]) || answers(out) != 2 {
 			return fmt.Errorf("answered by\n%s", out)
@@ -285,7 +289,7 @@ func nodeCut(t *testing.T, j joined, c cluster) {
 // next start, under the same name.
 func nodeDeleted(t *testing.T, j joined, c cluster) {
 	c.spread()
-	c.KubectlIn("", "drain", "two", "--force", "--ignore-daemonsets", "--delete-emptydir-data", "--timeout=60s")
+	c.KubectlIn("", "drain", "two", "--force", "--ignore-daemonsets", "--delete-emptydir-data", "--timeout=150s")
 	j.agent.Stop()
 	j.one.Kubectl("delete", "node", "two")
 	j.agent.Restart()
@@ -294,5 +298,5 @@ func nodeDeleted(t *testing.T, j joined, c cluster) {
 		t.Errorf("the new Node is cordoned:\n%s", out)
 	}
 	c.K("rollout", "restart", "deployment/web")
-	c.K("rollout", "status", "deployment/web", "--timeout=90s")
+	c.K("rollout", "status", "deployment/web", "--timeout=150s")
 }

@@ -3,6 +3,7 @@ package e2e
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -65,19 +66,19 @@ spec:
 
 func getAndDescribe(t *testing.T, c cluster) {
 	c.Apply(webDeployment)
-	c.K("rollout", "status", "deployment/web", "--timeout=60s")
+	c.K("rollout", "status", "deployment/web", "--timeout=150s")
 	contains(t, c.K("get", "pods", "-o", "wide"), "READY", "2/2", "Running", "IP", "10.42.0.", "NODE", "one")
 	contains(t, c.K("get", "all"), "pod/web-", "service/web", "deployment.apps/web", "2/2", "replicaset.apps/web-")
-	contains(t, c.K("get", "endpointslices,endpoints"), "web", ":8000", "10.42.0.")
+	c.saysAll([]string{"get", "endpointslices,endpoints"}, "web", ":8000", "10.42.0.")
 	contains(t, c.K("describe", "deployment", "web"), "2 desired | 2 updated | 2 total | 2 available | 0 unavailable", "ScalingReplicaSet", "Available", "MinimumReplicasAvailable")
 	pod := c.Get("pods", "{.items[0].metadata.name}")
-	contains(t, c.K("describe", "pod", pod), "Status:", "Running", "Container ID:", "containerd://", "Controlled By:", "ReplicaSet/web-", "Ready:          True",
+	c.saysAll([]string{"describe", "pod", pod}, "Status:", "Running", "Container ID:", "containerd://", "Controlled By:", "ReplicaSet/web-", "Ready:          True",
 		"http-get http://:http/ready", "kube-api-access-", "QoS Class:", "BestEffort", "Successfully assigned", "already present on machine", "Container created", "Container started")
 	contains(t, c.K("describe", "service", "web"), "Type:", "ClusterIP", "TargetPort:", "http/TCP", "Endpoints:", ":8000")
 	node := c.Kubectl("describe", "node", c.Name)
 	contains(t, node, "control-plane", "InternalIP:", c.IP.String(), "Capacity:", "ephemeral-storage", "KubeletReady", "containerd://", "PodCIDR:", "10.42.0.0/24", pod, "Allocated resources:")
 	contains(t, c.Kubectl("get", "nodes", "-o", "wide"), "Ready", "control-plane", "v1.37", c.IP.String(), "containerd://")
-	contains(t, c.K("get", "events"), "Scheduled", "Pulled", "Created", "Started")
+	c.saysAll([]string{"get", "events"}, "Scheduled", "Pulled", "Created", "Started")
 	contains(t, c.TryBoth("top", "pods"), "Metrics API not available")
 }
 
@@ -92,9 +93,12 @@ func logs(t *testing.T, c cluster) {
 	if line := strings.SplitN(c.K("logs", "counter", "--timestamps", "--tail=1"), "\n", 2)[0]; !regexp.MustCompile(`^20\d\d-\d\d-\d\dT[0-9:.]+Z line \d+$`).MatchString(line) {
 		t.Errorf("--timestamps: %q", line)
 	}
-	if s := c.K("logs", "counter", "--since=1s"); strings.Contains(s, "line 1\n") || !strings.Contains(s, "line ") {
-		t.Errorf("--since=1s: %q", s)
-	}
+	c.Eventually(patience, "what it said in the last second", func() error {
+		if s := c.K("logs", "counter", "--since=1s"); strings.Contains(s, "line 1\n") || !strings.Contains(s, "line ") {
+			return fmt.Errorf("--since=1s: %q", s)
+		}
+		return nil
+	})
 	equal(t, "--limit-bytes", c.K("logs", "counter", "--limit-bytes=6"), "line 1")
 	follow := c.Go("logs", "-f", "--tail=1", "counter")
 	c.SaysRunning(follow, "line ")
@@ -112,11 +116,14 @@ func logs(t *testing.T, c cluster) {
 		t.Error("logs -f goes on after the end of the pod")
 	}
 	c.Apply(webDeployment)
-	c.K("rollout", "status", "deployment/web", "--timeout=60s")
-	all := c.K("logs", "-l", "app=web", "--all-containers", "--prefix")
-	if strings.Count(all, "myapp is up") != 2 || strings.Count(all, "side is up") != 2 {
-		t.Errorf("logs of all containers:\n%s", all)
-	}
+	c.K("rollout", "status", "deployment/web", "--timeout=150s")
+	c.Eventually(patience, "logs of all containers", func() error {
+		all := c.K("logs", "-l", "app=web", "--all-containers", "--prefix")
+		if strings.Count(all, "myapp is up") != 2 || strings.Count(all, "side is up") != 2 {
+			return errors.New(all)
+		}
+		return nil
+	})
 	contains(t, c.K("logs", "deployment/web", "-c", "side"), "side is up")
 	contains(t, c.In("", "logs", "deployment/web", "-c", "nobody").Stderr, "container nobody is not valid for pod web-")
 	contains(t, c.In("", "logs", "nothing").Stderr, `pods "nothing" not found`)
@@ -192,8 +199,10 @@ func terminal(t *testing.T, c cluster) {
 	c.Ready("box")
 	tty, s, cmd := openTerminal(t, c, "exec", "-it", "box", "--", "sh")
 	c.shows(s, "# ")
-	fmt.Fprint(tty, "stty size\n")
-	c.shows(s, "30 100")
+	c.Eventually(patience, "the terminal has its size", func() error {
+		fmt.Fprint(tty, "stty size\n")
+		return missing(s.String(), "30 100")
+	})
 	if err := pty.Setsize(tty, &pty.Winsize{Rows: 40, Cols: 120}); err != nil {
 		t.Fatal(err)
 	}
@@ -248,7 +257,7 @@ func (c cluster) forwarded(r *lab.Running) string {
 
 func portForward(t *testing.T, c cluster) {
 	c.Apply(webDeployment)
-	c.K("rollout", "status", "deployment/web", "--timeout=60s")
+	c.K("rollout", "status", "deployment/web", "--timeout=150s")
 	pod := c.Get("pods", "{.items[0].metadata.name}")
 	for _, what := range []struct{ target, ports string }{{"svc/web", ":80"}, {"pod/" + pod, ":8080"}, {"deployment/web", ":http"}} {
 		r := c.Go("port-forward", what.target, what.ports)
@@ -276,27 +285,30 @@ func portForward(t *testing.T, c cluster) {
 
 func rollout(t *testing.T, c cluster) {
 	c.Apply(webDeployment)
-	contains(t, c.K("rollout", "status", "deployment/web", "--timeout=60s"), "successfully rolled out")
+	contains(t, c.K("rollout", "status", "deployment/web", "--timeout=150s"), "successfully rolled out")
 	c.K("scale", "deployment/web", "--replicas=4")
-	c.K("rollout", "status", "deployment/web", "--timeout=60s")
+	c.K("rollout", "status", "deployment/web", "--timeout=150s")
 	equal(t, "ready", c.Get("deployment/web", "{.status.readyReplicas}"), "4")
+	c.K("rollout", "pause", "deployment/web")
 	c.K("set", "env", "deployment/web", "-c", "main", "GENERATION=2")
-	out := c.K("rollout", "status", "deployment/web", "--timeout=90s")
-	contains(t, out, "Waiting for deployment", "successfully rolled out")
+	status := c.Go("rollout", "status", "deployment/web", "--timeout=150s")
+	c.SaysRunning(status, "Waiting for deployment")
+	c.K("rollout", "resume", "deployment/web")
+	c.SaysRunning(status, "successfully rolled out")
 	c.K("set", "image", "deployment/web", "main=myapp:never")
-	c.Says("ErrImage", "get", "pods")
+	c.Says("ImagePull", "get", "pods") // it changes between the error and the back-off
 	if n := c.Get("deployment/web", "{.status.availableReplicas}"); n != "3" && n != "4" {
 		t.Errorf("%s are available while a bad image rolls out", n)
 	}
 	c.K("rollout", "undo", "deployment/web")
-	c.K("rollout", "status", "deployment/web", "--timeout=60s")
+	c.K("rollout", "status", "deployment/web", "--timeout=150s")
 	c.K("rollout", "undo", "deployment/web", "--to-revision=1")
-	c.K("rollout", "status", "deployment/web", "--timeout=90s")
+	c.K("rollout", "status", "deployment/web", "--timeout=150s")
 	equal(t, "env", c.Get("deployment/web", "{.spec.template.spec.containers[0].env}"), "")
 	c.K("rollout", "restart", "deployment/web")
-	c.K("rollout", "status", "deployment/web", "--timeout=90s")
+	c.K("rollout", "status", "deployment/web", "--timeout=150s")
 	c.K("scale", "deployment/web", "--replicas=0")
-	c.K("wait", "--for=delete", "pod", "-l", "app=web", "--timeout=60s")
+	c.K("wait", "--for=delete", "pod", "-l", "app=web", "--timeout=150s")
 }
 
 func copies(t *testing.T, c cluster) {
@@ -346,7 +358,7 @@ func olderKubectl(t *testing.T, c cluster) {
 		return
 	}
 	c.Apply(webDeployment)
-	c.K("rollout", "status", "deployment/web", "--timeout=60s")
+	c.K("rollout", "status", "deployment/web", "--timeout=150s")
 	run := func(args ...string) string {
 		o := c.Run("", path, c.in(args)...)
 		if o.Code != 0 {
@@ -357,7 +369,9 @@ func olderKubectl(t *testing.T, c cluster) {
 	contains(t, run("get", "pods", "-o", "wide"), "2/2", "Running")
 	contains(t, run("get", "all"), "deployment.apps/web")
 	equal(t, "exec", run("exec", "deployment/web", "-c", "side", "--", "echo", "hello"), "hello")
-	contains(t, run("logs", "-l", "app=web", "--all-containers"), "myapp is up", "side is up")
+	c.Eventually(patience, "logs of all containers", func() error {
+		return missing(run("logs", "-l", "app=web", "--all-containers"), "myapp is up", "side is up")
+	})
 	contains(t, run("describe", "deployment", "web"), "2 available")
 	contains(t, run("rollout", "history", "deployment/web"), "REVISION")
 	r := c.Start(path, c.in([]string{"port-forward", "svc/web", ":80"})...)

@@ -35,7 +35,7 @@ func manifestPod(t *testing.T, c cluster) {
 func manifestDeployment(t *testing.T, c cluster) {
 	t.Cleanup(func() { c.Kubectl("delete", "namespace", "production", "--wait=false") })
 	c.Kubectl("apply", "-f", manifest("deployment"), "-f", manifest("service"))
-	c.Kubectl("-n", "production", "rollout", "status", "deployment/my-app", "--timeout=90s")
+	c.Kubectl("-n", "production", "rollout", "status", "deployment/my-app", "--timeout=150s")
 	answeredBy(c.Host, "http://"+clusterIP(c.Host, "production", "my-app-svc")+"/", 3)
 	eventuallySays(c.Host, fmt.Sprintf("http://%s:30080/", c.IP), "my-app-")
 	contains(t, c.Kubectl("-n", "production", "get", "svc"), "my-app-node", "80:30080/TCP")

@@ -149,7 +149,7 @@ spec:
 
 func revisions(t *testing.T, c cluster) {
 	c.Apply(emptyDeployment)
-	contains(t, c.K("rollout", "status", "deployment/web", "--timeout=30s"), "successfully rolled out")
+	contains(t, c.K("rollout", "status", "deployment/web", "--timeout=150s"), "successfully rolled out")
 	c.K("set", "image", "deployment/web", "main=myapp:2")
 	c.K("annotate", "deployment/web", "kubernetes.io/change-cause=second image")
 	c.Gets("deployment/web", `{.metadata.annotations.deployment\.kubernetes\.io/revision}`, "2")
@@ -179,24 +179,24 @@ func revisions(t *testing.T, c cluster) {
 }
 
 func waiting(t *testing.T, c cluster) {
-	w := c.Go("wait", "--for=create", "cm/m", "--timeout=30s")
+	w := c.Go("wait", "--for=create", "cm/m", "--timeout=150s")
 	c.Apply(oneMap)
 	c.SaysRunning(w, "configmap/m condition met")
-	w = c.Go("wait", "--for=jsonpath={.data.a}=five", "cm/m", "--timeout=30s")
+	w = c.Go("wait", "--for=jsonpath={.data.a}=five", "cm/m", "--timeout=150s")
 	c.K("patch", "cm", "m", "--type=merge", "-p", `{"data":{"a":"five"}}`)
 	c.SaysRunning(w, "configmap/m condition met")
 	watch := c.Go("get", "cm", "m", "-w", "-o", "jsonpath={.data.a} ")
 	c.SaysRunning(watch, "five")
 	c.K("patch", "cm", "m", "--type=merge", "-p", `{"data":{"a":"six"}}`)
 	c.SaysRunning(watch, "six")
-	w = c.Go("wait", "--for=delete", "cm/m", "--timeout=30s")
+	w = c.Go("wait", "--for=delete", "cm/m", "--timeout=150s")
 	c.K("delete", "cm", "m")
 	<-w.Done()
 	if w.Code() != 0 {
 		t.Errorf("wait for delete: %s", w.Output())
 	}
 	c.Apply(emptyDeployment)
-	c.K("wait", "--for=condition=Available", "deployment/web", "--timeout=30s")
+	c.K("wait", "--for=condition=Available", "deployment/web", "--timeout=150s")
 	contains(t, c.In("", "wait", "--for=condition=Never", "deployment/web", "--timeout=1s").Stderr, "timed out waiting for the condition")
 }
 
@@ -265,7 +265,7 @@ func cascade(t *testing.T, c cluster) {
 	contains(t, c.K("get", "rs,pods", "-o", "name"), "replicaset.apps/web-", "pod/web-")
 	c.Apply(web)
 	c.Gets("rs", "{.items[*].metadata.ownerReferences[*].name}", "web")
-	c.K("delete", "deployment", "web", "--cascade=foreground", "--timeout=60s")
+	c.K("delete", "deployment", "web", "--cascade=foreground", "--timeout=150s")
 	equal(t, "left", c.In("", "get", "rs,pods", "-o", "name").Stdout, "")
 }
 

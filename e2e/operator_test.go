@@ -36,14 +36,14 @@ func TestOperator(t *testing.T) {
 		t.Fatal(o.Both())
 	}
 	first, second := newInstance(t, h, cert), newInstance(t, h, cert)
-	h.Kubectl("wait", "--for=condition=Established", "crd/widgets.widgets.example.com", "--timeout=30s")
+	h.Kubectl("wait", "--for=condition=Established", "crd/widgets.widgets.example.com", "--timeout=150s")
 	first.start(t, h, "first")
 	apply := func(name, size string) lab.Output {
 		return h.KubectlIn(fmt.Sprintf("apiVersion: widgets.example.com/v1\nkind: Widget\nmetadata: {name: %s}\nspec: {size: '%s'}\n", name, size), "apply", "-f", "-")
 	}
 	measured := func(name, area string) {
 		t.Helper()
-		h.Eventually(60*time.Second, name+" is reconciled", func() error {
+		h.Eventually(patience, name+" is reconciled", func() error {
 			got, err := h.TryKubectl("get", "widgets.v2.widgets.example.com", name, "-o", `jsonpath={.status.area} {.status.conditions[0].type}`)
 			if err == nil && got != area+" Ready" {
 				err = fmt.Errorf("status %q", got)
@@ -85,17 +85,17 @@ func TestOperator(t *testing.T) {
 		t.Errorf("a widget to be kept: %v", err)
 	}
 	h.Kubectl("annotate", "widget", "a", "keep-")
-	h.Kubectl("delete", "widget", "a", "--timeout=30s")
+	h.Kubectl("delete", "widget", "a", "--timeout=150s")
 	if !second.cleaned("a") {
 		t.Error("the finalizer did not run")
 	}
-	h.Eventually(30*time.Second, "what the widget owned goes", func() error {
+	h.Eventually(patience, "what the widget owned goes", func() error {
 		if got := h.Kubectl("get", "configmap", "a-area", "--ignore-not-found"); got != "" {
 			return fmt.Errorf("there is %s", got)
 		}
 		return nil
 	})
-	h.Kubectl("delete", "crd", "widgets.widgets.example.com", "--timeout=60s")
+	h.Kubectl("delete", "crd", "widgets.widgets.example.com", "--timeout=150s")
 	if !second.cleaned("b") || !second.cleaned("c") {
 		t.Error("the definition went before its instances were cleaned up")
 	}

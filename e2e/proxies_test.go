@@ -23,7 +23,7 @@ func TestProxies(t *testing.T) {
 	one.Images()
 	two.Images()
 	server := one.StartServer()
-	two.StartAgent(server).WaitReady(60 * time.Second)
+	two.StartAgent(server).WaitReady(patience)
 	nodeIs(one, "two", "True")
 	c := newCluster(t, one)
 	for _, node := range []string{"one", "two"} {
@@ -109,7 +109,7 @@ func talk(h *lab.Host, path, word string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	conn.SetDeadline(time.Now().Add(20 * time.Second))
+	conn.SetDeadline(time.Now().Add(patience))
 	var greeting, answer string
 	if err := websocket.Message.Receive(conn, &greeting); err != nil {
 		return "", err

@@ -40,7 +40,7 @@ func TestKilledSixTimesUnderThirtyPods(t *testing.T) {
 	if o := h.KubectlIn(thirtyPods, "apply", "-f", "-"); o.Code != 0 {
 		t.Fatal(o.Both())
 	}
-	h.Kubectl("rollout", "status", "deployment/many", "--timeout=120s")
+	h.Kubectl("rollout", "status", "deployment/many", "--timeout=240s")
 	service := "http://" + clusterIP(h, "default", "many") + "/"
 	node := fmt.Sprintf("http://%s:30777/", h.IP)
 	eventuallySays(h, service, "many-")
@@ -61,7 +61,7 @@ func TestKilledSixTimesUnderThirtyPods(t *testing.T) {
 			outside.more(h, 100)
 		}
 	}
-	h.Kubectl("rollout", "status", "deployment/many", "--timeout=60s")
+	h.Kubectl("rollout", "status", "deployment/many", "--timeout=150s")
 	for name, c := range map[string]*steady{"on the host": inside, "on another host": outside} {
 		n, failed := c.stop()
 		t.Logf("client %s: %d requests", name, n)

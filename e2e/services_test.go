@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"strings"
 	"testing"
-	"time"
 )
 
 // serviceTests are about Services and DNS as pods and hosts see them.
@@ -39,7 +38,7 @@ func (c cluster) three(service string) {
 	c.Helper()
 	c.Apply(threePods + "---\napiVersion: v1\nkind: Service\nmetadata: {name: web}\nspec:\n  selector: {app: web}\n  " + service + "\n")
 	c.Pod("client", "myapp:1.4.2", "")
-	c.K("rollout", "status", "deployment/web", "--timeout=60s")
+	c.K("rollout", "status", "deployment/web", "--timeout=150s")
 	c.Ready("client")
 	c.Eventually(patience, "three endpoints", func() error {
 		if n := len(strings.Fields(c.Get("endpoints/web", "{.subsets[*].addresses[*].ip}"))); n != 3 {
@@ -52,7 +51,7 @@ func (c cluster) three(service string) {
 // seesPods waits until requests from inside a pod are answered by so many pods.
 func (c cluster) seesPods(from, url string, pods int) {
 	c.Helper()
-	c.Eventually(20*time.Second, fmt.Sprintf("%s sees %d pods at %s", from, pods, url), func() error {
+	c.Eventually(patience, fmt.Sprintf("%s sees %d pods at %s", from, pods, url), func() error {
 		o := c.Exec(from, "/myapp", "get", url, "60")
 		if o.Code != 0 || answers(o.Stdout) != pods {
 			return fmt.Errorf("60 requests were answered by\n%s", o.Both())
@@ -65,7 +64,7 @@ func (c cluster) seesPods(from, url string, pods int) {
 func (c cluster) look(args ...string) string {
 	c.Helper()
 	var out string
-	c.Eventually(20*time.Second, strings.Join(args, " "), func() error {
+	c.Eventually(patience, strings.Join(args, " "), func() error {
 		o := c.Exec("client", append([]string{"/myapp"}, args...)...)
 		out = o.Stdout
 		if o.Code != 0 {
@@ -115,7 +114,7 @@ func serviceNodePort(t *testing.T, c cluster) {
 	c.K("patch", "svc", "web", "-p", `{"spec":{"externalTrafficPolicy":"Local"}}`)
 	eventuallySays(c.Host, fmt.Sprintf("http://%s:%s/", c.IP, port), "web-")
 	c.K("delete", "svc", "web")
-	c.Eventually(10*time.Second, "the port is closed", func() error {
+	c.Eventually(patience, "the port is closed", func() error {
 		if s, err := get(c.Host, fmt.Sprintf("http://%s:%s/", c.IP, port)); err == nil {
 			return fmt.Errorf("%q", s)
 		}
@@ -125,7 +124,7 @@ func serviceNodePort(t *testing.T, c cluster) {
 
 func serviceHeadless(t *testing.T, c cluster) {
 	c.three("clusterIP: None\n  ports: [{name: http, port: 8000}]")
-	c.Eventually(20*time.Second, "the addresses of three pods", func() error {
+	c.Eventually(patience, "the addresses of three pods", func() error {
 		if out := c.look("lookup", "web"); answers(out) != 3 || !strings.HasPrefix(out, "10.42.") {
 			return fmt.Errorf("%s", out)
 		}
@@ -142,7 +141,7 @@ func serviceExternalName(t *testing.T, c cluster) {
 	c.K("create", "service", "externalname", "ext", "--external-name=web."+c.ns+".svc.cluster.local")
 	c.Sleeper("box")
 	c.Ready("box")
-	c.Eventually(20*time.Second, "the other name", func() error {
+	c.Eventually(patience, "the other name", func() error {
 		return missing(c.Exec("box", "nslookup", "ext."+c.ns+".svc.cluster.local").Both(), clusterIP(c.Host, c.ns, "web"))
 	})
 	if out := c.look("get", "http://ext/", "10"); !strings.Contains(out, "web-") {

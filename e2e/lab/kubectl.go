@@ -13,7 +13,7 @@ import (
 )
 
 // kubectlTimeout is longer than any single kubectl of the tests takes.
-const kubectlTimeout = 2 * time.Minute
+const kubectlTimeout = 5 * time.Minute
 
 // Output of a command that has ended.
 type Output struct {
@@ -125,7 +125,7 @@ func (r *Running) Stop() {
 }
 
 // orchTimeout bounds an orch that is expected to end by itself.
-const orchTimeout = 20 * time.Second
+const orchTimeout = 2 * time.Minute
 
 // Orch runs orch on the host to its end, with what env adds or replaces; for
 // calls that are expected to fail or to end soon.

@@ -43,6 +43,9 @@ func root() string {
 // Root of the repository.
 func Root() string { return root() }
 
+// readyTimeout is how long an orch may take to be ready, on a machine that is busy.
+const readyTimeout = 2 * time.Minute
+
 // Process is an orch that runs on a host.
 type Process struct {
 	*Host
@@ -84,7 +87,7 @@ func (h *Host) flags() []string {
 func (h *Host) StartServer(args ...string) *Process {
 	h.Helper()
 	p := h.start(append(append([]string{"server"}, h.flags()...), append([]string{"--write-kubeconfig", h.Kubeconfig(), "--advertise-address", h.IP.String()}, args...)...)...)
-	p.WaitReady(60 * time.Second)
+	p.WaitReady(readyTimeout)
 	return p
 }
 
@@ -177,7 +180,7 @@ func (p *Process) Stop() {
 	p.cmd.Process.Signal(syscall.SIGTERM)
 	select {
 	case <-p.done:
-	case <-time.After(30 * time.Second):
+	case <-time.After(time.Minute):
 		p.Errorf("orch on %s did not stop on SIGTERM", p.Name)
 		p.Kill()
 	}
@@ -188,7 +191,7 @@ func (p *Process) Restart() {
 	p.Helper()
 	want := strings.Count(p.log.String(), "orch is ready") + 1
 	p.run()
-	p.waitReady(want, 60*time.Second)
+	p.waitReady(want, readyTimeout)
 }
 
 // RestartWithout starts it again without one of its arguments.
@@ -310,5 +313,5 @@ func (h *Host) Eventually(timeout time.Duration, what string, check func() error
 
 // HTTP is a client whose connections are made on the host; one connection a request.
 func (h *Host) HTTP() *http.Client {
-	return &http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{DialContext: h.Dial, DisableKeepAlives: true}}
+	return &http.Client{Timeout: 15 * time.Second, Transport: &http.Transport{DialContext: h.Dial, DisableKeepAlives: true}}
 }
