@@ -134,9 +134,11 @@ func (w *worker) probe(ctx context.Context, n plan.Named, c *plan.Container, r p
 			}
 		})
 	}
+	// The worker's own: the container may be another one before the probe's turn comes.
+	started, initial := c.Current.StartedAt, *r.result
 	w.p.wg.Go(func() {
 		probe.Run(ctx, probe.Config{
-			Kind: r.kind, Spec: r.spec, Started: c.Current.StartedAt, Initial: *r.result,
+			Kind: r.kind, Spec: r.spec, Started: started, Initial: initial,
 			Attempt: func(ctx context.Context) (probe.Outcome, string) {
 				return probe.Once(ctx, r.spec.ProbeHandler, target.target())
 			},

@@ -331,8 +331,9 @@ func (w *worker) finish(ctx context.Context) {
 	if w.p.Devices != nil && claims(w.pod) && !w.unclaimed {
 		if !w.unclaiming {
 			w.unclaiming = true
+			uid := w.pod.UID
 			w.p.wg.Go(func() {
-				if w.p.unclaim(ctx, w.pod.UID) {
+				if w.p.unclaim(ctx, uid) {
 					w.box.post(func() { w.unclaimed = true })
 				}
 			})
