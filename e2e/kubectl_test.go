@@ -231,7 +231,7 @@ func attach(t *testing.T, c cluster) {
 	c.shows(s, "attached")
 	fmt.Fprint(tty, "exit\n")
 	cmd.Wait()
-	contains(t, s.String(), `pod "shell" deleted`)
+	c.shows(s, `pod "shell" deleted`) // what it printed last may still be on its way
 	c.Pod("echoes", "busybox:1.36", "stdin: true\nstdinOnce: true\ncommand: [sh, -c, 'while read l; do echo got $l; done; echo bye']", "restartPolicy: Never")
 	c.Ready("echoes")
 	o := c.In("one\ntwo\n", "attach", "-i", "echoes")
