@@ -178,7 +178,8 @@ func (s *Server) listen(addr netip.AddrPort) ([]*dns.Server, error) {
 	}
 	idle := func() time.Duration { return 8 * time.Second }
 	return []*dns.Server{
-		{PacketConn: udp, Handler: s, UDPSize: maxUDP},
+		// Of datagrams the timeout only says how often the library wakes up for nothing.
+		{PacketConn: udp, Handler: s, UDPSize: maxUDP, ReadTimeout: 24 * time.Hour},
 		{Listener: tcp, Handler: s, ReadTimeout: 2 * time.Second, WriteTimeout: 2 * time.Second, IdleTimeout: idle, MaxTCPQueries: 128},
 	}, nil
 }

@@ -177,9 +177,11 @@ func (s *server) open(ctx context.Context, c Config, r plugin.Registration) erro
 // pluginConfig holds what differs from the plugins' own defaults.
 func pluginConfig(c Config) *srvconfig.Config {
 	return &srvconfig.Config{Plugins: map[string]any{
-		// Space is given back soon after a removal; a burst of them is one round.
+		// Space is given back soon after a removal; a burst of them is one round. Between
+		// rounds the scheduler looks whether one is due every 5 ms / pause_threshold (or
+		// more): by default four times a second, here every eight minutes.
 		"io.containerd.gc.v1.scheduler": map[string]any{
-			"deletion_threshold": 1, "schedule_delay": "1s", "startup_delay": "5s",
+			"deletion_threshold": 1, "schedule_delay": "1s", "startup_delay": "5s", "pause_threshold": 1e-5,
 		},
 		shimPlugin: map[string]any{"socket_dir": c.SocketDir},
 		"io.containerd.transfer.v1.local": map[string]any{
