@@ -137,9 +137,9 @@ func TestUeventsThatConcernUs(t *testing.T) {
 	}
 }
 
-// TestWatchHearsTheKernelLog uses a pipe in the place of the log.
-func TestWatchHearsTheKernelLog(t *testing.T) {
-	root := t.TempDir()
+// kernelLog is a pipe in the place of the log, its end for writing.
+func kernelLog(t *testing.T, root string) *os.File {
+	t.Helper()
 	path := filepath.Join(root, "dev/kmsg")
 	if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), syscall.Mkfifo(path, 0o600)); err != nil {
 		t.Fatal(err)
@@ -148,10 +148,14 @@ func TestWatchHearsTheKernelLog(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer log.Close()
+	t.Cleanup(func() { log.Close() })
+	return log
+}
+
+// watch hears the kernel below root; XIDs come out of the channel. The test ends it.
+func watch(t *testing.T, root string) <-chan device.Event {
 	ctx, cancel := context.WithCancel(t.Context())
-	events := make(chan device.Event, 16)
-	over := make(chan error, 1)
+	events, over := make(chan device.Event, 16), make(chan error, 1)
 	go func() {
 		over <- New(Config{Root: root}).Watch(ctx, func(e device.Event) {
 			if e.Kind == device.EventXID { // the bus of this machine may speak too
@@ -159,14 +163,54 @@ func TestWatchHearsTheKernelLog(t *testing.T) {
 			}
 		})
 	}()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-over; err != nil {
+			t.Errorf("watching ended with %v", err)
+		}
+	})
+	return events
+}
+
+func TestWatchHearsTheKernelLog(t *testing.T) {
+	root := tree(t, "unused.txtar") // a card
+	log := kernelLog(t, root)
+	events := watch(t, root)
 	if _, err := log.WriteString("6,1,1,-;usb 1-1: new device\n6,2,2,-;NVRM: Xid (PCI:0000:1b:00): 79, pid=7, name=x, GPU has fallen off the bus.\n"); err != nil {
 		t.Fatal(err)
 	}
 	if e := <-events; e.Data != 79 || e.PID != 7 || e.PCI != "0000:1b:00.0" {
 		t.Errorf("event is %+v", e)
 	}
-	cancel()
-	if err := <-over; err != nil {
-		t.Errorf("watching ended with %v", err)
+}
+
+// TestTheKernelLogWakesNobodyWithoutACard: what is not opened cannot wake. The first uevent
+// that concerns NVIDIA opens it.
+func TestTheKernelLogWakesNobodyWithoutACard(t *testing.T) {
+	empty := New(Config{Root: t.TempDir()})
+	if empty.present(t.Context()) {
+		t.Error("a host without anything of NVIDIA's would hear the log")
 	}
+	for _, file := range []string{"unused.txtar", "nouveau.txtar", "orin.txtar"} {
+		if !New(Config{Root: tree(t, file)}).present(t.Context()) {
+			t.Errorf("%s: the log is not heard", file)
+		}
+	}
+	ends, err := syscall.Socketpair(syscall.AF_UNIX, syscall.SOCK_DGRAM|syscall.SOCK_NONBLOCK, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	bus, kernel := os.NewFile(uintptr(ends[0]), "bus"), os.NewFile(uintptr(ends[1]), "kernel")
+	defer kernel.Close()
+	given := newSign()
+	over := make(chan error, 1)
+	go func() { over <- empty.readUevents(t.Context(), bus, given, func(device.Event) {}) }()
+	if _, err := kernel.WriteString("add@/x\x00ACTION=add\x00SUBSYSTEM=pci\x00PCI_ID=10DE:2330\x00"); err != nil {
+		t.Fatal(err)
+	}
+	if !given.wait(t.Context()) {
+		t.Error("a card came and the log is not heard")
+	}
+	bus.Close()
+	<-over
 }

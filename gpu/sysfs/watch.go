@@ -23,14 +23,12 @@ import (
 // makes dozens of uevents, and its nodes come last.
 const settle = 200 * time.Millisecond
 
-// Watch hears the kernel until ctx ends. If only one of its two voices can be heard the
-// other is enough to go on; without both it returns why.
+// Watch hears the kernel until ctx ends: its uevents and, from the first sign of something
+// of NVIDIA's on, its log. Every line of the log wakes up those who hear it, hence a host
+// without a card leaves it alone. If only one of the two voices can be heard the other is
+// enough to go on; without both it returns an error, once it has logged why.
 func (s *Source) Watch(ctx context.Context, each func(device.Event)) error {
 	socket, busErr := uevents()
-	log, logErr := s.kernelLog()
-	if busErr != nil && logErr != nil {
-		return errors.Join(busErr, logErr)
-	}
 	var one sync.Mutex // each is called by one at a time
 	send := func(e device.Event) {
 		one.Lock()
@@ -40,26 +38,60 @@ func (s *Source) Watch(ctx context.Context, each func(device.Event)) error {
 	var voices sync.WaitGroup
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	hear := func(f *os.File, err error, what string, read func(context.Context, *os.File, func(device.Event)) error) {
+	hear := func(f *os.File, err error, what string, read func(f *os.File) error) {
 		if err != nil {
 			s.config.Log.Warn("not heard: "+what, "err", err)
 			return
 		}
-		stop := context.AfterFunc(ctx, func() { f.Close() })
-		voices.Go(func() {
-			defer stop()
-			if err := read(ctx, f, send); err != nil && ctx.Err() == nil {
-				s.config.Log.Error("no longer heard: "+what, "err", err)
-			}
-		})
+		defer context.AfterFunc(ctx, func() { f.Close() })()
+		if err := read(f); err != nil && ctx.Err() == nil {
+			s.config.Log.Error("no longer heard: "+what, "err", err)
+		}
 	}
-	hear(socket, busErr, "the bus and the modules (uevents)", s.readUevents)
-	hear(log, logErr, "the kernel log (XIDs)", s.readLog)
+	sign := newSign()
+	voices.Go(func() {
+		defer sign.give() // from now on no uevent tells of a card that comes
+		hear(socket, busErr, "the bus and the modules (uevents)", func(f *os.File) error { return s.readUevents(ctx, f, sign, send) })
+	})
+	voices.Go(func() {
+		if !s.present(ctx) && !sign.wait(ctx) {
+			return
+		}
+		log, err := s.kernelLog()
+		hear(log, err, "the kernel log (XIDs)", func(f *os.File) error { return s.readLog(f, send) })
+	})
 	voices.Wait()
 	if ctx.Err() == nil {
 		return errors.New("watching the kernel: nothing is heard any more")
 	}
 	return nil
+}
+
+// present tells whether there is something of NVIDIA's that may write XIDs, or if that
+// cannot be known.
+func (s *Source) present(ctx context.Context) bool {
+	m, err := s.Machine(ctx)
+	return err != nil || m.Tier != device.TierNone || m.NVSwitches > 0
+}
+
+// sign is given once.
+type sign struct {
+	given chan struct{}
+	once  sync.Once
+}
+
+func newSign() *sign { return &sign{given: make(chan struct{})} }
+
+func (s *sign) give() { s.once.Do(func() { close(s.given) }) }
+
+// wait is false if ctx ended first.
+func (s *sign) wait(ctx context.Context) bool {
+	select {
+	case <-s.given:
+		return true
+	case <-ctx.Done():
+		return false
+	}
 }
 
 // uevents opens the kernel's socket of device events.
@@ -75,9 +107,15 @@ func uevents() (*os.File, error) {
 	return os.NewFile(uintptr(fd), "uevents"), nil
 }
 
-// readUevents tells of a change when what concerns NVIDIA has been quiet for a moment.
-func (s *Source) readUevents(ctx context.Context, f *os.File, send func(device.Event)) error {
-	quiet := time.AfterFunc(time.Hour, func() { send(device.Event{Kind: device.EventChanged}) })
+// readUevents tells of a change when what concerns NVIDIA has been quiet for a moment,
+// and gives the sign at once.
+func (s *Source) readUevents(ctx context.Context, f *os.File, sign *sign, send func(device.Event)) error {
+	quiet := time.AfterFunc(time.Hour, func() {
+		if s.present(ctx) {
+			sign.give()
+		}
+		send(device.Event{Kind: device.EventChanged})
+	})
 	quiet.Stop()
 	defer quiet.Stop()
 	buffer := make([]byte, 16<<10)
@@ -91,6 +129,7 @@ func (s *Source) readUevents(ctx context.Context, f *os.File, send func(device.E
 			return fmt.Errorf("reading uevents: %w", err)
 		}
 		if Concerns(buffer[:n]) {
+			sign.give()
 			quiet.Reset(settle)
 		}
 	}
@@ -131,7 +170,7 @@ func (s *Source) kernelLog() (*os.File, error) {
 }
 
 // readLog tells of XIDs. A record is a read; one that was overwritten is EPIPE.
-func (s *Source) readLog(ctx context.Context, f *os.File, send func(device.Event)) error {
+func (s *Source) readLog(f *os.File, send func(device.Event)) error {
 	buffer := make([]byte, 16<<10)
 	for {
 		n, err := f.Read(buffer)
