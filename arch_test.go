@@ -23,6 +23,7 @@ var importTable = []struct {
 }{
 	{"api", nil},
 	{"api/histogram", nil},
+	{"api/hostaddress", nil},
 	{"api/calls", nil},
 	{"api/client", []string{"api"}},
 	{"api/reconcile", []string{"api", "api/client"}},

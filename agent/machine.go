@@ -2,54 +2,21 @@ package agent
 
 import (
 	"errors"
-	"fmt"
-	"net"
 	"os"
 	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"orch/api/hostaddress"
 )
 
-// outwardIP is the address that a packet to the outside would have, else the first
-// global one of an interface that is up: there need not be a default route.
+// outwardIP is the host's address, which the pod network wants to be IPv4.
 func outwardIP() (string, error) {
-	// Connecting UDP sends nothing; it asks the routing table.
-	if conn, err := net.Dial("udp4", "203.0.113.1:9"); err == nil {
-		defer conn.Close()
-		if a, ok := conn.LocalAddr().(*net.UDPAddr); ok && a.IP.IsGlobalUnicast() {
-			return a.IP.String(), nil
-		}
-	}
-	interfaces, err := net.Interfaces()
-	if err != nil {
-		return "", fmt.Errorf("finding the node's address: %w", err)
-	}
-	for _, i := range interfaces {
-		if i.Flags&net.FlagUp == 0 || i.Flags&net.FlagLoopback != 0 || virtual(i.Name) {
-			continue
-		}
-		list, err := i.Addrs()
-		if err != nil {
-			continue
-		}
-		for _, a := range list {
-			if n, ok := a.(*net.IPNet); ok && n.IP.IsGlobalUnicast() && n.IP.To4() != nil {
-				return n.IP.String(), nil
-			}
-		}
+	if ip := hostaddress.Outward(); ip.Is4() {
+		return ip.String(), nil
 	}
 	return "", errors.New("finding the node's address: no interface has one; give --node-ip")
-}
-
-// virtual interfaces are made by us and by other container tools.
-func virtual(name string) bool {
-	for _, p := range []string{"orch", "veth", "cni", "flannel", "docker", "br-", "virbr"} {
-		if strings.HasPrefix(name, p) {
-			return true
-		}
-	}
-	return false
 }
 
 // oomFloor is the lowest oom_score_adj that processes of ours can be given. Without

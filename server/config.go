@@ -3,7 +3,6 @@ package server
 import (
 	"errors"
 	"fmt"
-	"net"
 	"net/netip"
 	"os"
 	accounts "os/user"
@@ -15,6 +14,7 @@ import (
 	"github.com/spf13/pflag"
 	"k8s.io/apimachinery/pkg/util/validation"
 
+	"orch/api/hostaddress"
 	"orch/server/access"
 	"orch/server/audit"
 )
@@ -261,28 +261,10 @@ func (r *resolved) resolveAddresses() (err error) {
 	return nil
 }
 
-// hostAddress is the first address of this host that others could reach; loopback
-// if it has none. No default route is needed.
+// hostAddress is where others reach this host; loopback if nobody does.
 func hostAddress() netip.Addr {
-	addrs, err := net.InterfaceAddrs()
-	if err != nil {
-		return netip.AddrFrom4([4]byte{127, 0, 0, 1})
-	}
-	var v6 netip.Addr
-	for _, a := range addrs {
-		p, err := netip.ParsePrefix(a.String())
-		if err != nil || !p.Addr().IsGlobalUnicast() {
-			continue
-		}
-		if p.Addr().Is4() {
-			return p.Addr()
-		}
-		if !v6.IsValid() {
-			v6 = p.Addr()
-		}
-	}
-	if v6.IsValid() {
-		return v6
+	if ip := hostaddress.Outward(); ip.IsValid() {
+		return ip
 	}
 	return netip.AddrFrom4([4]byte{127, 0, 0, 1})
 }

@@ -143,10 +143,10 @@ func TestRefusals(t *testing.T) {
 		code       int
 		want       string
 	}{
-		{"no pod", "/exec/default/none/app?command=ls&output=1", 404, "unable to upgrade connection: pod does not exist"},
-		{"no container", "/exec/default/web/none?command=ls&output=1", 500, `unable to upgrade connection: container not found ("none")`},
-		{"not running", "/exec/default/web/ended?command=ls&output=1", 500, `unable to upgrade connection: container not found ("ended")`},
-		{"attach to none", "/attach/default/web/ended?output=1", 500, `unable to upgrade connection: container not found ("ended")`},
+		{"no pod", "/exec/default/none/app?command=ls&output=1", 404, "pod does not exist"},
+		{"no container", "/exec/default/web/none?command=ls&output=1", 500, `container not found ("none")`},
+		{"not running", "/exec/default/web/ended?command=ls&output=1", 500, `container not found ("ended")`},
+		{"attach to none", "/attach/default/web/ended?output=1", 500, `container not found ("ended")`},
 		{"no streams", "/exec/default/web/app?command=ls", 400, "you must specify at least 1 of stdin, stdout, stderr"},
 		{"no command", "/exec/default/web/app?output=1", 400, "you must specify a command"},
 		{"protocol", "/exec/default/web/app?output=1&command=ls", 403, "requested protocol(s) are not supported: [v9.channel.k8s.io]"},
@@ -371,5 +371,24 @@ func TestStrangeForwards(t *testing.T) {
 				t.Error("the connection goes on")
 			}
 		})
+	}
+}
+
+// TestRefusalOnTheErrorChannel: clients of v5 read why there is no process from a
+// connection that stands, where kubectl shows it once and does not try SPDY.
+func TestRefusalOnTheErrorChannel(t *testing.T) {
+	r := newRig(t, script, nil)
+	for path, want := range map[string]string{
+		"/exec/default/web/none":   `Internal error occurred: unable to upgrade connection: container not found ("none")`,
+		"/attach/default/none/app": "Internal error occurred: unable to upgrade connection: pod does not exist",
+	} {
+		got, err := r.webSocket(path, cat, protocolV5, protocolV4).all()
+		if !websocket.IsCloseError(err, websocket.CloseNormalClosure) {
+			t.Error(err)
+		}
+		var status metav1.Status
+		if err := json.Unmarshal([]byte(got[3]), &status); err != nil || status.Message != want || status.Code != http.StatusInternalServerError {
+			t.Errorf("%s: %q %v", path, got[3], err)
+		}
 	}
 }

@@ -6,7 +6,9 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"slices"
 
+	"github.com/gorilla/websocket"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/remotecommand"
 	"k8s.io/streaming/pkg/httpstream"
@@ -50,13 +52,28 @@ func (h *Handler) open(w http.ResponseWriter, r *http.Request, want wanted) (rem
 	return nil, errNoUpgrade
 }
 
+// refuse says why there is no process to talk to. Clients of the v5 protocol are told
+// on a connection's error channel, because upstream's API server takes them itself before it
+// asks the node; the others by the answer to their request.
+func (h *Handler) refuse(w http.ResponseWriter, r *http.Request, why error) error {
+	if !isWebSocket(r) || !slices.Contains(websocket.Subprotocols(r), protocolV5) {
+		return why
+	}
+	s, err := h.openWebSocket(w, r, wanted{})
+	if err != nil || s == nil {
+		return err
+	}
+	s.finish(internalError("unable to upgrade connection", why))
+	return nil
+}
+
 var errNoUpgrade = refusef(http.StatusBadRequest, "Upgrade request required")
 
 // exec runs a command in a running container.
 func (h *Handler) exec(w http.ResponseWriter, r *http.Request) error {
 	c, err := h.running(r)
 	if err != nil {
-		return err
+		return h.refuse(w, r, err)
 	}
 	q := r.URL.Query()
 	want, err := wantedStreams(q)
@@ -84,7 +101,7 @@ func (h *Handler) exec(w http.ResponseWriter, r *http.Request) error {
 func (h *Handler) attach(w http.ResponseWriter, r *http.Request) error {
 	c, err := h.running(r)
 	if err != nil {
-		return err
+		return h.refuse(w, r, err)
 	}
 	want, err := wantedStreams(r.URL.Query())
 	if err != nil {

@@ -41,7 +41,7 @@ type forwarder struct {
 func (h *Handler) portForward(w http.ResponseWriter, r *http.Request) error {
 	p, ok := h.pod(r)
 	if !ok {
-		return cannotUpgrade(http.StatusInternalServerError, "pod not found (%q)", fullName(r))
+		return refusef(http.StatusInternalServerError, "pod not found (%q)", fullName(r))
 	}
 	f := &forwarder{pod: fullName(r), uid: p.UID, link: h.newLink(r), dial: func(ctx context.Context, port uint16) (net.Conn, error) {
 		return h.Dialer.DialPod(ctx, p.NetNS, port)

@@ -232,7 +232,7 @@ func TestPortForwardRefusals(t *testing.T) {
 		code                 int
 		want                 string
 	}{
-		{"no pod", "none", tunnelProtocol, 500, `unable to upgrade connection: pod not found ("none_default")`},
+		{"no pod", "none", tunnelProtocol, 500, `pod not found ("none_default")`},
 		{"no port", "web", protocolV4, 400, `query parameter "port" is required`},
 		{"no port number", "web?port=http", protocolV4, 400, `unable to parse "http" as a port`},
 		{"port too large", "web?port=65536", protocolV4, 400, `unable to parse "65536" as a port`},

@@ -202,11 +202,6 @@ func fail(w http.ResponseWriter, err error) {
 	_, _ = io.WriteString(w, refused.text)
 }
 
-// cannotUpgrade says why there is no stream, in the words that kubectl shows.
-func cannotUpgrade(code int, format string, args ...any) error {
-	return refusal{code, "unable to upgrade connection: " + fmt.Sprintf(format, args...)}
-}
-
 // pod finds the pod of a request.
 func (h *Handler) pod(r *http.Request) (Pod, bool) {
 	return h.Pods.Lookup(r.PathValue("namespace"), r.PathValue("pod"))
@@ -228,12 +223,12 @@ func (p Pod) container(name string) (Container, bool) {
 func (h *Handler) running(r *http.Request) (Container, error) {
 	p, ok := h.pod(r)
 	if !ok {
-		return Container{}, cannotUpgrade(http.StatusNotFound, "pod does not exist")
+		return Container{}, refusef(http.StatusNotFound, "pod does not exist")
 	}
 	name := r.PathValue("container")
 	c, ok := p.container(name)
 	if !ok || !c.Running {
-		return Container{}, cannotUpgrade(http.StatusInternalServerError, "container not found (%q)", name)
+		return Container{}, refusef(http.StatusInternalServerError, "container not found (%q)", name)
 	}
 	return c, nil
 }

@@ -8,6 +8,9 @@ import (
 	apps "k8s.io/api/apps/v1"
 	autoscaling "k8s.io/api/autoscaling/v2"
 	core "k8s.io/api/core/v1"
+	flowcontrol "k8s.io/api/flowcontrol/v1"
+	resource "k8s.io/api/resource/v1"
+	migration "k8s.io/api/storagemigration/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
@@ -107,6 +110,29 @@ func TestWorkloadCells(t *testing.T) {
 		{Type: autoscaling.ResourceMetricSourceType, Resource: &autoscaling.ResourceMetricSource{Name: "cpu", Target: autoscaling.MetricTarget{AverageUtilization: new(int32(80))}}}}}}
 	if got := metricTargets(h); got != "cpu: <unknown>/80%" {
 		t.Errorf("targets %q", got)
+	}
+}
+
+// TestCellsOfQuietKinds: cells that upstream's printers of 1.37 had and ours had not.
+func TestCellsOfQuietKinds(t *testing.T) {
+	n := &core.Node{ObjectMeta: metav1.ObjectMeta{Name: "n"}, Status: core.NodeStatus{NodeInfo: core.NodeSystemInfo{KernelVersion: "6.1", Architecture: "arm64"}}}
+	rule := &resource.DeviceTaintRule{ObjectMeta: metav1.ObjectMeta{Name: "r", CreationTimestamp: ago(time.Hour)},
+		Spec: resource.DeviceTaintRuleSpec{Taint: resource.DeviceTaint{Key: "k", Value: "v", Effect: resource.DeviceTaintEffectNoExecute, TimeAdded: new(ago(time.Minute))}}}
+	move := &migration.StorageVersionMigration{ObjectMeta: metav1.ObjectMeta{Name: "m"}, Spec: migration.StorageVersionMigrationSpec{Resource: metav1.GroupResource{Group: "apps", Resource: "deployments"}},
+		Status: migration.StorageVersionMigrationStatus{Conditions: []metav1.Condition{{Type: "Running", Status: metav1.ConditionFalse}, {Type: "Succeeded", Status: metav1.ConditionTrue}}}}
+	exempt := &flowcontrol.PriorityLevelConfiguration{ObjectMeta: metav1.ObjectMeta{Name: "e"}, Spec: flowcontrol.PriorityLevelConfigurationSpec{Type: "Exempt", Exempt: &flowcontrol.ExemptPriorityLevelConfiguration{NominalConcurrencyShares: new(int32(0))}}}
+	limited := &flowcontrol.PriorityLevelConfiguration{ObjectMeta: metav1.ObjectMeta{Name: "l"}, Spec: flowcontrol.PriorityLevelConfigurationSpec{Type: "Limited", Limited: &flowcontrol.LimitedPriorityLevelConfiguration{NominalConcurrencyShares: new(int32(5)),
+		LimitResponse: flowcontrol.LimitResponse{Queuing: &flowcontrol.QueuingConfiguration{Queues: 64, HandSize: 6, QueueLengthLimit: 50}}}}}
+	for name, c := range map[string]struct{ got, want []any }{
+		"node":       {cells(Node(), n)[8:9], []any{"6.1 (arm64)"}},
+		"taint rule": {cells(DeviceTaintRule(), rule), []any{"r", "k", "v", "NoExecute", "60s", "60m"}},
+		"migration":  {cells(StorageVersionMigration(), move), []any{"m", "deployments.apps", "Succeeded"}},
+		"exempt":     {cells(PriorityLevelConfiguration(), exempt), []any{"e", "Exempt", none, none, none, none, unknown}},
+		"limited":    {cells(PriorityLevelConfiguration(), limited), []any{"l", "Limited", int64(5), int64(64), int64(6), int64(50), unknown}},
+	} {
+		if diff := cmp.Diff(c.want, c.got); diff != "" {
+			t.Error(name, diff)
+		}
 	}
 }
 

@@ -113,9 +113,18 @@ func Node() []Column[core.Node] {
 		wide(text("Internal-IP", status["addresses"], func(o *n) string { return nodeAddress(o, core.NodeInternalIP) })),
 		wide(text("External-IP", status["addresses"], func(o *n) string { return nodeAddress(o, core.NodeExternalIP) })),
 		wide(text("OS-Image", info["osImage"], func(o *n) string { return or(o.Status.NodeInfo.OSImage, unknown) })),
-		wide(text("Kernel-Version", info["kernelVersion"], func(o *n) string { return or(o.Status.NodeInfo.KernelVersion, unknown) })),
+		wide(text("Kernel-Version", info["kernelVersion"], nodeKernel)),
 		wide(text("Container-Runtime", info["containerRuntimeVersion"], func(o *n) string { return or(o.Status.NodeInfo.ContainerRuntimeVersion, unknown) })),
 	)
+}
+
+// nodeKernel is the kernel, and for which machine it is.
+func nodeKernel(o *core.Node) string {
+	kernel := or(o.Status.NodeInfo.KernelVersion, unknown)
+	if arch := o.Status.NodeInfo.Architecture; arch != "" {
+		kernel += " (" + arch + ")"
+	}
+	return kernel
 }
 
 func nodeStatus(o *core.Node) string {
@@ -176,13 +185,6 @@ func Secret() []Column[core.Secret] {
 		text("Type", doc["type"], func(o *core.Secret) string { return string(o.Type) }),
 		asText(number("Data", doc["data"], func(o *core.Secret) int { return len(o.Data) })),
 		age[core.Secret]())
-}
-
-// ServiceAccount counts its secrets.
-func ServiceAccount() []Column[core.ServiceAccount] {
-	return list(name[core.ServiceAccount](),
-		asText(number("Secrets", core.ServiceAccount{}.SwaggerDoc()["secrets"], func(o *core.ServiceAccount) int { return len(o.Secrets) })),
-		age[core.ServiceAccount]())
 }
 
 // LimitRange shows when it was made.

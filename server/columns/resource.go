@@ -1,13 +1,15 @@
 package columns
 
 import (
-	"strconv"
 	"strings"
+	"time"
 
 	certificates "k8s.io/api/certificates/v1"
 	flowcontrol "k8s.io/api/flowcontrol/v1"
 	resource "k8s.io/api/resource/v1"
 	migration "k8s.io/api/storagemigration/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 )
 
@@ -66,7 +68,8 @@ func PodCertificateRequest() []Column[certificates.PodCertificateRequest] {
 				return o.Status.Conditions[0].Type
 			}
 			return "Pending"
-		}))
+		}),
+		wide(text("UnverifiedUserAnnotations", doc["unverifiedUserAnnotations"], func(o *r) string { return labels.FormatLabels(o.Spec.UnverifiedUserAnnotations) })))
 }
 
 // FlowSchema shows where requests go, and whether that level is there.
@@ -75,7 +78,7 @@ func FlowSchema() []Column[flowcontrol.FlowSchema] {
 	doc := flowcontrol.FlowSchemaSpec{}.SwaggerDoc()
 	return list(name[f](),
 		text("PriorityLevel", doc["priorityLevelConfiguration"], func(o *f) string { return o.Spec.PriorityLevelConfiguration.Name }),
-		text("MatchingPrecedence", doc["matchingPrecedence"], func(o *f) string { return strconv.Itoa(int(o.Spec.MatchingPrecedence)) }),
+		asText(number("MatchingPrecedence", doc["matchingPrecedence"], func(o *f) int { return int(o.Spec.MatchingPrecedence) })),
 		text("DistinguisherMethod", doc["distinguisherMethod"], func(o *f) string {
 			if m := o.Spec.DistinguisherMethod; m != nil {
 				return string(m.Type)
@@ -96,35 +99,64 @@ func FlowSchema() []Column[flowcontrol.FlowSchema] {
 // PriorityLevelConfiguration shows shares and queues.
 func PriorityLevelConfiguration() []Column[flowcontrol.PriorityLevelConfiguration] {
 	type p = flowcontrol.PriorityLevelConfiguration
-	queuing := func(name, field string, cell func(*flowcontrol.QueuingConfiguration) int32) Column[p] {
-		return text(name, flowcontrol.QueuingConfiguration{}.SwaggerDoc()[field], func(o *p) string {
-			if l := o.Spec.Limited; l != nil && l.LimitResponse.Queuing != nil {
-				return strconv.Itoa(int(cell(l.LimitResponse.Queuing)))
+	// count is a number, or that the level has none: exempt ones do not have shares of their own.
+	count := func(name string, doc map[string]string, field string, cell func(*flowcontrol.LimitedPriorityLevelConfiguration) *int32) Column[p] {
+		return Column[p]{Name: name, Type: "string", Description: doc[field], Cell: func(o *p, _ time.Time) any {
+			if l := o.Spec.Limited; l != nil {
+				if n := cell(l); n != nil {
+					return int64(*n)
+				}
 			}
 			return none
+		}}
+	}
+	queuing := func(name, field string, cell func(*flowcontrol.QueuingConfiguration) *int32) Column[p] {
+		return count(name, flowcontrol.QueuingConfiguration{}.SwaggerDoc(), field, func(l *flowcontrol.LimitedPriorityLevelConfiguration) *int32 {
+			if l.LimitResponse.Queuing == nil {
+				return nil
+			}
+			return cell(l.LimitResponse.Queuing)
 		})
 	}
 	return list(name[p](),
 		text("Type", flowcontrol.PriorityLevelConfigurationSpec{}.SwaggerDoc()["type"], func(o *p) string { return string(o.Spec.Type) }),
-		text("NominalConcurrencyShares", flowcontrol.LimitedPriorityLevelConfiguration{}.SwaggerDoc()["nominalConcurrencyShares"], func(o *p) string {
-			switch {
-			case o.Spec.Limited != nil:
-				return strconv.Itoa(int(value(o.Spec.Limited.NominalConcurrencyShares)))
-			case o.Spec.Exempt != nil:
-				return strconv.Itoa(int(value(o.Spec.Exempt.NominalConcurrencyShares)))
-			}
-			return none
-		}),
-		queuing("Queues", "queues", func(q *flowcontrol.QueuingConfiguration) int32 { return q.Queues }),
-		queuing("HandSize", "handSize", func(q *flowcontrol.QueuingConfiguration) int32 { return q.HandSize }),
-		queuing("QueueLengthLimit", "queueLengthLimit", func(q *flowcontrol.QueuingConfiguration) int32 { return q.QueueLengthLimit }),
+		count("NominalConcurrencyShares", flowcontrol.LimitedPriorityLevelConfiguration{}.SwaggerDoc(), "nominalConcurrencyShares",
+			func(l *flowcontrol.LimitedPriorityLevelConfiguration) *int32 { return l.NominalConcurrencyShares }),
+		queuing("Queues", "queues", func(q *flowcontrol.QueuingConfiguration) *int32 { return &q.Queues }),
+		queuing("HandSize", "handSize", func(q *flowcontrol.QueuingConfiguration) *int32 { return &q.HandSize }),
+		queuing("QueueLengthLimit", "queueLengthLimit", func(q *flowcontrol.QueuingConfiguration) *int32 { return &q.QueueLengthLimit }),
 		age[p]())
 }
 
-// StorageVersionMigration shows what is migrated.
+// StorageVersionMigration shows what is migrated, and how far that is.
 func StorageVersionMigration() []Column[migration.StorageVersionMigration] {
 	type m = migration.StorageVersionMigration
-	return list(name[m](), text("Resource", "Fully qualified resource to migrate", func(o *m) string {
-		return schema.GroupResource(o.Spec.Resource).String()
-	}))
+	return list(name[m](),
+		text("Resource", "GroupResource to migrate", func(o *m) string { return schema.GroupResource(o.Spec.Resource).String() }),
+		text("Status", "Status of the migration", func(o *m) string {
+			status := "Unknown"
+			for _, c := range o.Status.Conditions {
+				if c.Status == metav1.ConditionTrue {
+					status = c.Type
+				}
+			}
+			return status
+		}))
+}
+
+// DeviceTaintRule shows the taint, not the devices, whose choice may be long.
+func DeviceTaintRule() []Column[resource.DeviceTaintRule] {
+	type r = resource.DeviceTaintRule
+	doc := resource.DeviceTaint{}.SwaggerDoc()
+	return list(name[r](),
+		text("Key", doc["key"], func(o *r) string { return o.Spec.Taint.Key }),
+		text("Value", doc["value"], func(o *r) string { return o.Spec.Taint.Value }),
+		text("Effect", doc["effect"], func(o *r) string { return string(o.Spec.Taint.Effect) }),
+		timed("TimeAdded", doc["timeAdded"], func(o *r, now time.Time) string {
+			if t := o.Spec.Taint.TimeAdded; t != nil {
+				return since(t.Time, now)
+			}
+			return ""
+		}),
+		age[r]())
 }

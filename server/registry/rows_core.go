@@ -44,7 +44,7 @@ func coreRows() []Resource {
 			FieldNames: []string{"type"},
 			Fields:     func(o *core.Secret) fields.Set { return fields.Set{"type": string(o.Type)} },
 		}),
-		Row(api.ServiceAccounts, Hooks[core.ServiceAccount]{Columns: columns.ServiceAccount(), PrepareCreate: onlySecretNames, ReturnDeleted: true}),
+		Row(api.ServiceAccounts, Hooks[core.ServiceAccount]{PrepareCreate: onlySecretNames, ReturnDeleted: true}),
 		Row(api.PersistentVolumes, Hooks[core.PersistentVolume]{
 			Validate: validate.PersistentVolume, ValidateUpdate: validate.PersistentVolumeUpdate, Warn: validate.PersistentVolumeWarnings,
 			Default: defaults.PersistentVolume, Columns: columns.PersistentVolume(), Generation: GenerationNever, ReturnDeleted: true,

@@ -24,7 +24,7 @@ func resourceRows() []Resource {
 		Row(api.DeviceClasses, Hooks[resource.DeviceClass]{
 			Validate: device.Class, ValidateUpdate: device.ClassUpdate, Generation: GenerationAlways}),
 		Row(api.DeviceTaintRules, Hooks[resource.DeviceTaintRule]{
-			Validate: device.TaintRule, ValidateUpdate: device.TaintRuleUpdate, ValidateStatus: device.TaintRuleStatus}),
+			Columns: columns.DeviceTaintRule(), Validate: device.TaintRule, ValidateUpdate: device.TaintRuleUpdate, ValidateStatus: device.TaintRuleStatus}),
 		Row(api.ResourceClaims, Hooks[resource.ResourceClaim]{
 			Default: defaults.ResourceClaim, Columns: columns.ResourceClaim(), Generation: GenerationNever,
 			Validate: device.Claim, ValidateUpdate: device.ClaimUpdate, ValidateStatus: device.ClaimStatus,

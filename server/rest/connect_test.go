@@ -53,6 +53,10 @@ func newNode(t *testing.T) node {
 		}
 	}
 	mux.HandleFunc("/exec/", echo)
+	mux.HandleFunc("/exec/default/two/b", func(w http.ResponseWriter, _ *http.Request) {
+		w.WriteHeader(http.StatusInternalServerError)
+		_, _ = io.WriteString(w, `container not found ("b")`)
+	})
 	mux.HandleFunc("/attach/", echo)
 	mux.HandleFunc("/portForward/", echo)
 	mux.HandleFunc("/containerLogs/", func(w http.ResponseWriter, r *http.Request) {
@@ -248,6 +252,11 @@ func TestStreamErrors(t *testing.T) {
 				t.Errorf("%s %s", resp.Status, data)
 			}
 		})
+	}
+	// Clients that asked for a stream put "unable to upgrade connection" before what they read.
+	resp, data := w.do(t, "GET", "/api/v1/namespaces/default/pods/two/exec?container=b&command=ls&stdout=1", "", "Connection", "Upgrade", "Upgrade", "SPDY/3.1")
+	if resp.StatusCode != 500 || string(data) != `container not found ("b")` {
+		t.Errorf("the node's words became %s %s", resp.Status, data)
 	}
 }
 

@@ -215,7 +215,10 @@ func (c *Connector) forward(w http.ResponseWriter, r *http.Request, via http.Rou
 			}
 		},
 		ModifyResponse: func(resp *http.Response) error {
-			if !to.open && resp.StatusCode != http.StatusSwitchingProtocols && (resp.StatusCode < 200 || resp.StatusCode > http.StatusPartialContent) {
+			// Clients that wanted a stream put words of their own before the node's, so these
+			// stay as they are.
+			stream := r.Header.Get("Upgrade") != ""
+			if !to.open && !stream && resp.StatusCode != http.StatusSwitchingProtocols && (resp.StatusCode < 200 || resp.StatusCode > http.StatusPartialContent) {
 				return refused(resp, to.name)
 			}
 			if edit != nil {
