@@ -87,6 +87,14 @@ type node struct {
 	podResources *podresources.Server
 }
 
+// needsRoot says that a node is not for the user uid, before anything is written or opened.
+func needsRoot(uid int) error {
+	if uid != 0 {
+		return fmt.Errorf("a node starts containers and makes network devices: run orch as root, not as the user %d (orch server --disable-agent does without)", uid)
+	}
+	return nil
+}
+
 // newNode makes the parts, each from those before it. containerd runs afterwards;
 // close it, or Run.
 func newNode(c nodeConfig, cl cluster, log *slog.Logger) (*node, error) {
@@ -236,6 +244,9 @@ func (a *agentPart) Run(ctx context.Context) error {
 		a.token = string(b)
 	}
 	if err := a.config.complete(); err != nil {
+		return err
+	}
+	if err := needsRoot(os.Geteuid()); err != nil {
 		return err
 	}
 	m, err := join.Join(ctx, join.Config{Server: a.server, Token: a.token, NodeName: a.config.NodeName, Dir: filepath.Join(a.config.DataDir, "agent"), Log: a.log})

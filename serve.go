@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"log/slog"
+	"os"
 	"path/filepath"
 
 	"github.com/go-logr/logr"
@@ -40,6 +41,11 @@ func (s *serverPart) Run(ctx context.Context) (err error) {
 	s.config.Version, s.config.Commit = kubernetesVersion+"+orch", version
 	if err := s.config.Validate(); err != nil {
 		return err
+	}
+	if !s.config.DisableAgent {
+		if err := needsRoot(os.Geteuid()); err != nil {
+			return err
+		}
 	}
 	store, err := bolt.Open(bolt.Config{Path: filepath.Join(s.config.DataDir, "server", "db", "state.db"), Log: s.log})
 	if err != nil {

@@ -60,16 +60,18 @@ func Main(ctx context.Context, p Program, args []string) int {
 	}
 	root := New(p)
 	root.SetArgs(args[1:])
-	return outcome(p.Stderr, root.ExecuteContext(ctx))
+	c, err := root.ExecuteContextC(ctx)
+	return outcome(p.Stderr, c.CommandPath(), err)
 }
 
-func outcome(stderr io.Writer, err error) int {
+// outcome says on stderr what became of the command, and gives the exit code.
+func outcome(stderr io.Writer, command string, err error) int {
 	var usage usageError
 	switch {
 	case err == nil, errors.Is(err, context.Canceled):
 		return 0
 	case errors.As(err, &usage):
-		fmt.Fprintf(stderr, "orch: %v\nRun 'orch --help' for usage.\n", err)
+		fmt.Fprintf(stderr, "orch: %v\nRun '%s --help' for usage.\n", err, command)
 		return 2
 	}
 	fmt.Fprintf(stderr, "orch: %v\n", err)

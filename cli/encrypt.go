@@ -47,9 +47,9 @@ func secretsEncryptCommand() *cobra.Command {
 }
 
 func encryptStatus(ctx context.Context, kubeconfig, output string, out io.Writer) error {
-	server, err := accessFrom(kubeconfig)
+	server, err := administratorAccess(kubeconfig)
 	if err != nil {
-		return fmt.Errorf("reading %s: %w: is orch server running on this host?", kubeconfig, err)
+		return err
 	}
 	var s api.EncryptionStatus
 	if err := server.get(ctx, api.PathEncryption, &s); err != nil {
@@ -99,9 +99,9 @@ func progressLine(p api.EncryptionProgress) string {
 
 // encryptDo shows the progress of an action until it is over.
 func encryptDo(ctx context.Context, kubeconfig, action string, out io.Writer) error {
-	server, err := accessFrom(kubeconfig)
+	server, err := administratorAccess(kubeconfig)
 	if err != nil {
-		return fmt.Errorf("reading %s: %w: is orch server running on this host?", kubeconfig, err)
+		return err
 	}
 	body, err := server.call(ctx, http.MethodPost, api.PathEncryption, api.EncryptionAction{Action: action})
 	if err != nil {

@@ -122,7 +122,7 @@ func (a *gpuAsker) one(ctx context.Context, n *core.Node) report.Node {
 	out := report.Node{Object: n}
 	body, err := a.get(ctx, n.Name, report.Path)
 	if err != nil {
-		out.Silent = message(err)
+		out.Silent = err.Error()
 		return out
 	}
 	defer body.Close()
@@ -133,20 +133,6 @@ func (a *gpuAsker) one(ctx context.Context, n *core.Node) report.Node {
 	}
 	out.Report = &r
 	return out
-}
-
-// message is the text of a Status in an error, which is for people.
-func message(err error) string {
-	text := err.Error()
-	if _, body, ok := strings.Cut(text, ": "); ok {
-		var s struct {
-			Message string `json:"message"`
-		}
-		if json.Unmarshal([]byte(body), &s) == nil && s.Message != "" {
-			return s.Message
-		}
-	}
-	return text
 }
 
 func gpuRecordCommand(a *gpuAsker) *cobra.Command {
@@ -174,7 +160,7 @@ func gpuRecordCommand(a *gpuAsker) *cobra.Command {
 func (a *gpuAsker) record(ctx context.Context, node, file string, out io.Writer) error {
 	body, err := a.get(ctx, node, report.RecordPath)
 	if err != nil {
-		return errors.New(message(err))
+		return err
 	}
 	defer body.Close()
 	rec, err := device.ReadRecording(body)
@@ -275,7 +261,7 @@ func (a *gpuAsker) doctor(ctx context.Context, namespace, pod, node string) ([]r
 	}
 	var p core.Pod
 	if err := a.server.get(ctx, "/api/v1/namespaces/"+url.PathEscape(namespace)+"/pods/"+url.PathEscape(pod), &p); err != nil {
-		return nil, errors.New(message(err))
+		return nil, err
 	}
 	if p.Spec.NodeName != "" {
 		nodes = slices.DeleteFunc(nodes, func(n core.Node) bool { return n.Name != p.Spec.NodeName })

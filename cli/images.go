@@ -105,7 +105,7 @@ func dirOf(path string) string {
 // withImages opens the image store of the running orch.
 func withImages(ctx context.Context, socket string, f func(context.Context, *image.Store) error) error {
 	if _, err := os.Stat(socket); err != nil {
-		return fmt.Errorf("no orch with a node agent runs here (%s): start orch server or orch agent, or name its socket by --address", socket)
+		return fmt.Errorf("no orch with a node agent runs here (%s): start orch server or orch agent; of one with --data-dir DIR name the socket by --address DIR/agent/run/containerd/containerd.sock", socket)
 	}
 	c, err := containerd.New(socket, containerd.WithDefaultNamespace(namespace))
 	if err != nil {

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -49,6 +50,23 @@ type kubeconfigFile struct {
 type serverAccess struct {
 	url, token string
 	http       *http.Client
+}
+
+// administratorAccess is accessFrom for commands of administrators, who may be elsewhere or not be root.
+func administratorAccess(path string) (*serverAccess, error) {
+	a, err := accessFrom(path)
+	if err != nil {
+		return nil, fmt.Errorf("reading %s: %w: %s", path, err, unreadable(err))
+	}
+	return a, nil
+}
+
+// unreadable says what to do about a kubeconfig that cannot be read.
+func unreadable(err error) string {
+	if errors.Is(err, fs.ErrPermission) {
+		return "run this as root, or name a kubeconfig of your own by --kubeconfig"
+	}
+	return "is orch server running on this host?"
 }
 
 // accessFrom reads the current context of a kubeconfig.
@@ -129,6 +147,19 @@ func (a *serverAccess) get(ctx context.Context, path string, into any) error {
 	return json.NewDecoder(body).Decode(into)
 }
 
+// maxRefusal bounds what is read of an answer that is an error.
+const maxRefusal = 64 << 10
+
+// refusal is the sentence of an API server's error, which is for people; of others the
+// status and the beginning of what they answered.
+func refusal(status string, body []byte) error {
+	var said struct{ Message string }
+	if json.Unmarshal(body, &said) == nil && said.Message != "" {
+		return errors.New(said.Message)
+	}
+	return fmt.Errorf("%s: %s", status, strings.TrimSpace(string(body[:min(len(body), 512)])))
+}
+
 // call sends JSON (nil: nothing) and gives the body of a good answer, to be closed.
 func (a *serverAccess) call(ctx context.Context, method, path string, send any) (io.ReadCloser, error) {
 	var body io.Reader
@@ -156,8 +187,8 @@ func (a *serverAccess) call(ctx context.Context, method, path string, send any) 
 	}
 	if answer.StatusCode < 200 || answer.StatusCode > 299 {
 		defer answer.Body.Close()
-		text, _ := io.ReadAll(io.LimitReader(answer.Body, 512)) // the status says it all if this fails
-		return nil, fmt.Errorf("%s: %s", answer.Status, strings.TrimSpace(string(text)))
+		text, _ := io.ReadAll(io.LimitReader(answer.Body, maxRefusal)) // the status says it all if this fails
+		return nil, refusal(answer.Status, text)
 	}
 	return answer.Body, nil
 }

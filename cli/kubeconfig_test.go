@@ -4,6 +4,8 @@ import (
 	"encoding/base64"
 	"encoding/pem"
 	"fmt"
+	"io"
+	"io/fs"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -59,5 +61,44 @@ func TestStatus(t *testing.T) {
 				t.Errorf("no %q in\n%s", c.want, out.String())
 			}
 		})
+	}
+}
+
+// TestRefusalIsASentence: an API server's error was shown as the JSON that it came in.
+func TestRefusalIsASentence(t *testing.T) {
+	for body, want := range map[string]string{
+		`{"kind":"Status","apiVersion":"v1","status":"Failure","message":"secrets \"x\" not found","code":404}`: `secrets "x" not found`,
+		"no such page\n":   "404 Not Found: no such page",
+		`{"kind":"Other"}`: `404 Not Found: {"kind":"Other"}`,
+	} {
+		if got := refusal("404 Not Found", []byte(body)).Error(); got != want {
+			t.Errorf("%s: %q", body, got)
+		}
+	}
+}
+
+// TestUsageNamesTheCommand: whoever mistypes a flag of a command is sent to that command's help.
+func TestUsageNamesTheCommand(t *testing.T) {
+	part := func() Part { return noPart{} }
+	for want, args := range map[string][]string{
+		"orch status --help":     {"orch", "status", "--nope"},
+		"orch agent join --help": {"orch", "agent", "join"},
+		"orch --help":            {"orch", "frobnicate"},
+	} {
+		var errs strings.Builder
+		if code := Main(t.Context(), Program{Stdout: io.Discard, Stderr: &errs, Server: part, Agent: part}, args); code != 2 || !strings.Contains(errs.String(), "Run '"+want+"'") {
+			t.Errorf("%v: %d %s", args, code, errs.String())
+		}
+	}
+}
+
+// TestKubeconfigOfRoot: a user who may not read the administrator's kubeconfig was asked
+// whether a server runs.
+func TestKubeconfigOfRoot(t *testing.T) {
+	if got := unreadable(&fs.PathError{Op: "open", Path: "x", Err: fs.ErrPermission}); !strings.Contains(got, "as root") {
+		t.Error(got)
+	}
+	if got := unreadable(fs.ErrNotExist); !strings.Contains(got, "server running") {
+		t.Error(got)
 	}
 }

@@ -29,9 +29,9 @@ func statusCommand() *cobra.Command {
 
 // status prints the server, the nodes, and the pods that are not as they should be.
 func status(ctx context.Context, kubeconfig string, out io.Writer) error {
-	server, err := accessFrom(kubeconfig)
+	server, err := administratorAccess(kubeconfig)
 	if err != nil {
-		return fmt.Errorf("reading %s: %w: is orch server running on this host?", kubeconfig, err)
+		return err
 	}
 	var v version.Info
 	var nodes core.NodeList

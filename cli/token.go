@@ -67,14 +67,6 @@ func tokenCommand() *cobra.Command {
 	return c
 }
 
-func tokenServer(kubeconfig string) (*serverAccess, error) {
-	server, err := accessFrom(kubeconfig)
-	if err != nil {
-		return nil, fmt.Errorf("reading %s: %w: is orch server running on this host?", kubeconfig, err)
-	}
-	return server, nil
-}
-
 func drawToken() string {
 	draw := func(n int) string {
 		b := make([]byte, 0, n)
@@ -124,7 +116,7 @@ func (n *newToken) create(ctx context.Context, kubeconfig string, out io.Writer)
 	if len(n.groups) > 0 {
 		s.StringData["auth-extra-groups"] = strings.Join(n.groups, ",")
 	}
-	server, err := tokenServer(kubeconfig)
+	server, err := administratorAccess(kubeconfig)
 	if err != nil {
 		return err
 	}
@@ -154,7 +146,7 @@ func (a *serverAccess) caHash(ctx context.Context) (string, error) {
 }
 
 func listTokens(ctx context.Context, kubeconfig string, out io.Writer) error {
-	server, err := tokenServer(kubeconfig)
+	server, err := administratorAccess(kubeconfig)
 	if err != nil {
 		return err
 	}
@@ -191,7 +183,7 @@ func listTokens(ctx context.Context, kubeconfig string, out io.Writer) error {
 }
 
 func deleteTokens(ctx context.Context, kubeconfig string, tokens []string, out io.Writer) error {
-	server, err := tokenServer(kubeconfig)
+	server, err := administratorAccess(kubeconfig)
 	if err != nil {
 		return err
 	}
@@ -211,7 +203,7 @@ func deleteTokens(ctx context.Context, kubeconfig string, tokens []string, out i
 }
 
 func rotateToken(ctx context.Context, kubeconfig, replacement string, out io.Writer) error {
-	server, err := tokenServer(kubeconfig)
+	server, err := administratorAccess(kubeconfig)
 	if err != nil {
 		return err
 	}

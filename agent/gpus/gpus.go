@@ -276,5 +276,15 @@ func (Extra) OwnsResource(name core.ResourceName) bool {
 	return strings.HasPrefix(string(name), share.Prefix)
 }
 
+// OwnsCondition tells that what was said of GPUs goes when it is not said any more: a layout
+// that is in order again, the last MPS daemon, the last card.
+func (Extra) OwnsCondition(kind core.NodeConditionType) bool {
+	switch kind {
+	case "GPUDriverReady", "GPUsHealthy", "GPULayoutValid", "GPUMPSReady":
+		return true
+	}
+	return false
+}
+
 // OwnsLabel tells that the labels of GPUs come and go with them.
 func (Extra) OwnsLabel(key string) bool { return labels.Owned(key) }

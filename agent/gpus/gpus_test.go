@@ -228,6 +228,9 @@ func TestChangesAreTold(t *testing.T) {
 		t.Error(err)
 	}
 	e := Extra{r.manager, r.GPUs}
+	if !e.OwnsCondition("GPULayoutValid") || e.OwnsCondition("GPUFanFailure") {
+		t.Error("whose conditions are whose")
+	}
 	if !e.OwnsResource("nvidia.com/mig-1g.18gb") || e.OwnsResource("example.com/x") || !e.OwnsLabel("nvidia.com/gpu.count") || e.Labels()["nvidia.com/gpu.count"] != "1" {
 		t.Error("what the node says of its GPUs")
 	}

@@ -12,14 +12,15 @@ import (
 	"orch/api/client"
 )
 
-// Extra is what devices say of the node, beside what every machine has. Labels and
-// resources that it owns and does not name any more are taken off the node.
+// Extra is what devices say of the node, beside what every machine has. Labels, resources
+// and conditions that it owns and does not name any more are taken off the node.
 type Extra interface {
 	Resources() (capacity, allocatable core.ResourceList)
 	OwnsResource(name core.ResourceName) bool
 	Labels() map[string]string
 	OwnsLabel(key string) bool
 	Conditions() []core.NodeCondition
+	OwnsCondition(kind core.NodeConditionType) bool
 	// Changed is closed when the answers may be others; ask for it before asking for them.
 	Changed() <-chan struct{}
 }
@@ -32,6 +33,7 @@ func (none) OwnsResource(core.ResourceName) bool                  { return false
 func (none) Labels() map[string]string                            { return nil }
 func (none) OwnsLabel(string) bool                                { return false }
 func (none) Conditions() []core.NodeCondition                     { return nil }
+func (none) OwnsCondition(core.NodeConditionType) bool            { return false }
 func (none) Changed() <-chan struct{}                             { return nil }
 
 // extend adds what devices say to the node's own status.

@@ -27,6 +27,9 @@ func (d devices) Resources() (capacity, allocatable core.ResourceList) {
 func (d devices) OwnsResource(n core.ResourceName) bool {
 	return strings.HasPrefix(string(n), "nvidia.com/")
 }
+func (d devices) OwnsCondition(kind core.NodeConditionType) bool {
+	return kind == "GPUDriverReady"
+}
 func (d devices) Labels() map[string]string { return d.labels }
 func (d devices) OwnsLabel(key string) bool { return strings.HasPrefix(key, "nvidia.com/gpu.") }
 
@@ -58,7 +61,7 @@ func TestResourcesThatAreGone(t *testing.T) {
 		own := core.NodeStatus{Capacity: core.ResourceList{}, Allocatable: core.ResourceList{}}
 		e := devices{cards: tc.cards}
 		extend(&own, e)
-		got := Merge(server, own, e.OwnsResource, time.Now())
+		got := Merge(server, own, e, time.Now())
 		capacity, allocatable := got.Capacity["nvidia.com/gpu"], got.Allocatable["nvidia.com/gpu"]
 		if capacity.Value() != tc.has || allocatable.Value() != tc.free {
 			t.Errorf("%d cards: %v of %v", tc.cards, allocatable.String(), capacity.String())
@@ -66,5 +69,19 @@ func TestResourcesThatAreGone(t *testing.T) {
 		if q := got.Capacity["example.com/licence"]; q.Value() != 2 {
 			t.Errorf("the licences of others are %v", q.String())
 		}
+	}
+}
+
+// TestConditionsThatAreGone: a driver that is no longer there was said to answer, and a layout
+// that had been mended to be wrong, for as long as the node was.
+func TestConditionsThatAreGone(t *testing.T) {
+	server := core.NodeStatus{Conditions: []core.NodeCondition{{Type: "GPUDriverReady", Status: "True"}, {Type: "FanFailure", Status: "True"}}}
+	own := core.NodeStatus{Capacity: core.ResourceList{}, Allocatable: core.ResourceList{}}
+	if got := Merge(server, own, devices{}, time.Now()).Conditions; len(got) != 1 || got[0].Type != "FanFailure" {
+		t.Errorf("%+v", got)
+	}
+	own.Conditions = []core.NodeCondition{{Type: "GPUDriverReady", Status: "False"}}
+	if got := Merge(server, own, devices{}, time.Now()).Conditions; len(got) != 2 || got[0].Status != "False" {
+		t.Errorf("%+v", got)
 	}
 }

@@ -194,7 +194,7 @@ func (n *Node) register(ctx context.Context) error {
 		node := &core.Node{ObjectMeta: metav1.ObjectMeta{Name: n.config.Name, Labels: n.labels(), Annotations: n.config.Annotations}}
 		node.Spec.Taints = n.config.Taints
 		n.check()
-		node.Status = Merge(core.NodeStatus{}, n.status(ctx), n.deps.Extra.OwnsResource, time.Now())
+		node.Status = Merge(core.NodeStatus{}, n.status(ctx), n.deps.Extra, time.Now())
 		if have, err = client.Create(ctx, n.deps.Client, api.Nodes, node); err == nil {
 			n.said = nil
 			n.say(have)
@@ -287,7 +287,7 @@ func (n *Node) report(ctx context.Context) error {
 	}
 	for range conflicts {
 		now := time.Now()
-		merged := Merge(base.Status, own, n.deps.Extra.OwnsResource, now)
+		merged := Merge(base.Status, own, n.deps.Extra, now)
 		same := Same(merged, base.Status, equality.Semantic.DeepEqual)
 		if same && !wrote.IsZero() && now.Sub(wrote) < statusEvery {
 			n.say(base)

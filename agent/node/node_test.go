@@ -55,7 +55,7 @@ func TestMergeKeepsOthers(t *testing.T) {
 	}
 	m := Machine{CPUs: 1}
 	own := core.NodeStatus{Capacity: m.capacity(1), Allocatable: m.capacity(1), Conditions: Health{}.conditions()}
-	got := Merge(server, own, none{}.OwnsResource, time.Unix(2000, 0))
+	got := Merge(server, own, none{}, time.Unix(2000, 0))
 	if len(got.Conditions) != 5 || got.Conditions[0].Type != "NetworkUnavailable" || !got.Conditions[1].LastTransitionTime.Equal(&old) || got.Conditions[1].LastHeartbeatTime.Unix() != 2000 {
 		t.Errorf("conditions: %+v", got.Conditions)
 	}

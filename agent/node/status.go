@@ -42,19 +42,23 @@ func pressure(t core.NodeConditionType, is bool, words [4]string) core.NodeCondi
 	return c
 }
 
-// Merge puts the agent's part of a node's status into the server's. Conditions of
-// others stay, and resources that are not owned; a condition keeps its transition time while its status stays.
-func Merge(server, own core.NodeStatus, owned func(core.ResourceName) bool, now time.Time) core.NodeStatus {
+// Merge puts the agent's part of a node's status into the server's. Conditions and
+// resources that e does not own stay; a condition keeps its transition time while its status stays.
+func Merge(server, own core.NodeStatus, e Extra, now time.Time) core.NodeStatus {
 	s := *server.DeepCopy()
 	s.Capacity, s.Allocatable = own.Capacity, own.Allocatable
 	s.Addresses, s.DaemonEndpoints, s.NodeInfo, s.Images = own.Addresses, own.DaemonEndpoints, own.NodeInfo, own.Images
 	s.RuntimeHandlers, s.Features = own.RuntimeHandlers, own.Features
 	// Extended resources may be set by others; those of our devices that are gone go.
 	for name, q := range server.Capacity {
-		if _, ok := s.Capacity[name]; !ok && !owned(name) {
+		if _, ok := s.Capacity[name]; !ok && !e.OwnsResource(name) {
 			s.Capacity[name], s.Allocatable[name] = q, server.Allocatable[name]
 		}
 	}
+	s.Conditions = slices.DeleteFunc(s.Conditions, func(have core.NodeCondition) bool {
+		named := slices.ContainsFunc(own.Conditions, func(c core.NodeCondition) bool { return c.Type == have.Type })
+		return !named && e.OwnsCondition(have.Type)
+	})
 	stamp := metav1.NewTime(now.Truncate(time.Second))
 	for _, c := range own.Conditions {
 		c.LastHeartbeatTime, c.LastTransitionTime = stamp, stamp

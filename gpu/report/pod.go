@@ -111,7 +111,9 @@ func unscheduled(c *Chain, p *core.Pod, asked map[string]int64, nodes []Node) {
 		c.add("placement", Bad, "it has scheduling gates: "+said, "whoever set the gate must remove it")
 		return
 	}
-	c.add("placement", Bad, said, "look at the nodes below")
+	c.add("placement", Bad, said, "")
+	placement := len(c.Links)
+	defer func() { c.Links[placement-1].Act = waits(p, len(c.Links) > placement) }()
 	parts := share.Shares(p)
 	for _, n := range nodes {
 		for _, name := range names(asked) {
@@ -132,6 +134,20 @@ func unscheduled(c *Chain, p *core.Pod, asked map[string]int64, nodes []Node) {
 			}
 		}
 	}
+}
+
+// waits says what to do about a pod that no node takes. Of claims and parts of cards the
+// scheduler alone knows what is short; nodes then have no link of their own.
+func waits(p *core.Pod, nodes bool) string {
+	switch {
+	case nodes:
+		return "look at the nodes below"
+	case len(p.Spec.ResourceClaims) > 0:
+		return "compare what it asks for (kubectl describe resourceclaim) with what there is (kubectl get deviceclasses,resourceslices -o yaml) and who holds it (orch gpu status); make what is missing, or ask for less"
+	case share.Shares(p):
+		return "ask for less of a card, or wait until one of those that `orch gpu status` names ends"
+	}
+	return "ask again in a moment; if this stays, look at the server's log"
 }
 
 func untolerated(p *core.Pod, n *core.Node) (core.Taint, bool) {

@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	core "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"orch/gpu/device"
@@ -78,5 +79,32 @@ func TestDriverFindingsSplitIntoWhatAndAct(t *testing.T) {
 	}
 	if l := c.Links[len(c.Links)-1]; l.Name != "ledger" || l.State != Bad || !strings.Contains(l.Text, "does not have any more") {
 		t.Errorf("%+v", l)
+	}
+}
+
+// TestAdviceForPodsThatWait: a pod whose claim or part of a card is short was told to look
+// at nodes, of which none were shown.
+func TestAdviceForPodsThatWait(t *testing.T) {
+	rec, err := fakenvml.Load("h100")
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := Of(Input{Node: "n", Machine: rec.Machine, Figures: rec.Figures})
+	nodes := []Node{{Object: &core.Node{ObjectMeta: metav1.ObjectMeta{Name: "n"}}, Report: &r}}
+	limits := func(name string) core.PodSpec {
+		return core.PodSpec{Containers: []core.Container{{Resources: core.ResourceRequirements{Limits: core.ResourceList{core.ResourceName(name): resource.MustParse("99")}}}}}
+	}
+	for want, spec := range map[string]core.PodSpec{
+		"kubectl describe resourceclaim": {ResourceClaims: []core.PodResourceClaim{{Name: "c", ResourceClaimName: new("big")}}},
+		"ask for less of a card":         limits("nvidia.com/gpumem"),
+		"look at the nodes below":        limits("nvidia.com/gpu"),
+	} {
+		c := ExaminePod(&core.Pod{Spec: spec}, nodes)
+		if len(c.Links) < 2 || !strings.Contains(c.Links[1].Act, want) {
+			t.Errorf("want %q: %+v", want, c.Links)
+		}
+		if below := len(c.Links) > 2; below != strings.Contains(want, "below") {
+			t.Errorf("%q, but the nodes are %+v", want, c.Links)
+		}
 	}
 }

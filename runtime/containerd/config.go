@@ -163,7 +163,8 @@ func (slogHook) Levels() []logrus.Level {
 // chatter is what containerd warns of and nobody can or need mend.
 var chatter = []string{
 	"failed check for fsverity support",
-	"failed sending message on channel", // a shim ended while its event was acknowledged
+	"failed sending message on channel",          // a shim ended while its event was acknowledged
+	"ttrpc: received message on inactive stream", // a shim's answer came after its asker had given up
 }
 
 func (h slogHook) Fire(e *logrus.Entry) error {

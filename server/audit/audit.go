@@ -51,15 +51,16 @@ type sink interface {
 // New is nil without a policy or without a sink. counted counts what is sent to a webhook;
 // nil for nobody.
 func New(cfg Config, counted *calls.Calls, log *slog.Logger) (*Auditor, error) {
-	if cfg.PolicyFile == "" || cfg.Log.Path == "" && cfg.Webhook.ConfigFile == "" {
-		return nil, cfg.validate()
-	}
-	if err := cfg.validate(); err != nil {
+	if err := cfg.validate(); err != nil || cfg.PolicyFile == "" {
 		return nil, err
 	}
 	policy, err := LoadPolicy(cfg.PolicyFile)
 	if err != nil {
 		return nil, err
+	}
+	if cfg.Log.Path == "" && cfg.Webhook.ConfigFile == "" {
+		log.Warn("there is an audit policy, but nothing is recorded: give --audit-log-path or --audit-webhook-config-file")
+		return nil, nil
 	}
 	a := &Auditor{policy: policy, log: log, now: time.Now}
 	if cfg.Log.Path != "" {
