@@ -115,7 +115,7 @@ func TestLogs(t *testing.T) {
 		{"pending", "pending/log", 200, ""},
 		{"lost node", "lost/log", 500, "error dialing backend: node n2 is not connected"},
 		{"no pod", "none/log", 404, `pods \"none\" not found`},
-		{"negative", "one/log?tailLines=-1", 422, "must be greater than or equal to 0"},
+		{"negative", "one/log?tailLines=-1", 422, `PodLogOptions \"one\" is invalid: tailLines: Invalid value: -1: must be greater than or equal to 0`},
 		{"both since", "one/log?sinceSeconds=1&sinceTime=2020-01-01T00:00:00Z", 422, "at most one of `sinceTime` or `sinceSeconds` may be specified"},
 		{"bad number", "one/log?tailLines=x", 400, "invalid syntax"},
 	} {

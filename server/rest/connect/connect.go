@@ -84,7 +84,7 @@ func transport(dial func(ctx context.Context, network, address string) (net.Conn
 
 // Logs answers with a container's log, for as long as the client listens if it follows.
 func (c *Connector) Logs(w http.ResponseWriter, r *http.Request, call registry.Request) error {
-	o, err := logOptions(r.URL.Query())
+	o, err := logOptions(call.Name, r.URL.Query())
 	if err != nil {
 		return err
 	}

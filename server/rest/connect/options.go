@@ -71,7 +71,7 @@ func number(q url.Values, name string) (*int64, error) {
 	return &n, nil
 }
 
-func logOptions(q url.Values) (*core.PodLogOptions, error) {
+func logOptions(pod string, q url.Values) (*core.PodLogOptions, error) {
 	o := &core.PodLogOptions{Container: q.Get("container"), Follow: flag(q, "follow"), Previous: flag(q, "previous"),
 		Timestamps: flag(q, "timestamps"), InsecureSkipTLSVerifyBackend: flag(q, "insecureSkipTLSVerifyBackend")}
 	if s := q.Get("stream"); s != "" {
@@ -91,7 +91,7 @@ func logOptions(q url.Values) (*core.PodLogOptions, error) {
 		o.SinceTime = new(metav1.NewTime(t))
 	}
 	if errs := checkLogOptions(o); len(errs) > 0 {
-		return nil, apierrors.NewInvalid(schema.GroupKind{Kind: "PodLogOptions"}, "", errs)
+		return nil, apierrors.NewInvalid(schema.GroupKind{Kind: "PodLogOptions"}, pod, errs)
 	}
 	return o, nil
 }
