@@ -240,6 +240,9 @@ func TestPartsAreShown(t *testing.T) {
 	if s := sharing(u); s != "parts: 2" {
 		t.Error(s)
 	}
+	if s := sharing(report.Unit{Holders: []report.Holder{{Pod: "a", Share: "16384 MiB", Enforced: "MIG"}}}); s != "-" {
+		t.Error("a MIG device, which its pod has for itself, is said to be in", s)
+	}
 	if s := heldBy(u, false); s != "ml/chat/main,ml/train/main" {
 		t.Error(s)
 	}

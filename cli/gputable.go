@@ -252,7 +252,7 @@ func sharing(u report.Unit) string {
 	}
 	parts := 0
 	for _, h := range u.Holders {
-		if h.Share != "" {
+		if h.Part() {
 			parts++
 		}
 	}

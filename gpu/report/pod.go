@@ -118,7 +118,10 @@ func unscheduled(c *Chain, p *core.Pod, asked map[string]int64, nodes []Node) {
 	for _, n := range nodes {
 		for _, name := range names(asked) {
 			if share.Amounts(core.ResourceName(name)) || parts && name == share.GPU {
-				continue // of parts the scheduler says by card what is short
+				if q := n.Object.Status.Allocatable[core.ResourceName(name)]; q.IsZero() && name != share.GPU {
+					c.add("node "+n.Object.Name, Bad, "it has no parts of cards to give ("+name+"): its cards are partitioned, offered in replicas, or not there", "ask for one of its MIG devices or replicas, or give it another layout: `orch gpu status -o wide` shows what it offers")
+				}
+				continue // how much is short by card the scheduler says
 			}
 			text, act := wants(n, name, asked[name])
 			if text != "" {

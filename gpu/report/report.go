@@ -9,6 +9,7 @@ import (
 	"slices"
 
 	"orch/gpu/device"
+	"orch/gpu/share"
 )
 
 // Report is how a node's GPUs are at one moment: what the node answers at Path.
@@ -112,6 +113,9 @@ type Holder struct {
 	Claim string `json:"claim,omitempty"`
 	Admin bool   `json:"admin,omitempty"`
 }
+
+// Part tells that others may be on the device: who is kept apart by MIG has it whole.
+func (h Holder) Part() bool { return h.Share != "" && h.Enforced != string(share.ByMIG) }
 
 // Name says who it is, for people.
 func (h Holder) Name() string {

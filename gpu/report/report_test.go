@@ -90,7 +90,7 @@ func TestAdviceForPodsThatWait(t *testing.T) {
 		t.Fatal(err)
 	}
 	r := Of(Input{Node: "n", Machine: rec.Machine, Figures: rec.Figures})
-	nodes := []Node{{Object: &core.Node{ObjectMeta: metav1.ObjectMeta{Name: "n"}}, Report: &r}}
+	nodes := []Node{{Object: &core.Node{ObjectMeta: metav1.ObjectMeta{Name: "n"}, Status: core.NodeStatus{Allocatable: core.ResourceList{"nvidia.com/gpumem": resource.MustParse("81559")}}}, Report: &r}}
 	limits := func(name string) core.PodSpec {
 		return core.PodSpec{Containers: []core.Container{{Resources: core.ResourceRequirements{Limits: core.ResourceList{core.ResourceName(name): resource.MustParse("99")}}}}}
 	}
@@ -98,6 +98,7 @@ func TestAdviceForPodsThatWait(t *testing.T) {
 		"kubectl describe resourceclaim": {ResourceClaims: []core.PodResourceClaim{{Name: "c", ResourceClaimName: new("big")}}},
 		"ask for less of a card":         limits("nvidia.com/gpumem"),
 		"look at the nodes below":        limits("nvidia.com/gpu"),
+		"the nodes below":                limits("nvidia.com/gpucores"), // which the node does not have
 	} {
 		c := ExaminePod(&core.Pod{Spec: spec}, nodes)
 		if len(c.Links) < 2 || !strings.Contains(c.Links[1].Act, want) {
