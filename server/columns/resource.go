@@ -1,6 +1,7 @@
 package columns
 
 import (
+	"cmp"
 	"strings"
 	"time"
 
@@ -94,6 +95,11 @@ func FlowSchema() []Column[flowcontrol.FlowSchema] {
 			}
 			return "?"
 		}))
+}
+
+// ByPrecedence is the order in which flow schemas are tried.
+func ByPrecedence(a, b *flowcontrol.FlowSchema) int {
+	return cmp.Or(cmp.Compare(a.Spec.MatchingPrecedence, b.Spec.MatchingPrecedence), cmp.Compare(a.Name, b.Name))
 }
 
 // PriorityLevelConfiguration shows shares and queues.

@@ -77,6 +77,8 @@ type hooks[P any] struct {
 
 	// Columns is the Table output; nil means columns.Default: Name and Age.
 	Columns []columns.Of[P]
+	// TableOrder sorts the rows of a Table of several; nil leaves them by name.
+	TableOrder func(a, b P) int
 
 	// Scale maps the scale subresource; required where the facts say Scale.
 	Scale *scaleOf[P]

@@ -23,6 +23,8 @@ type Resource struct {
 	*api.Facts
 	// Columns is the Table output, never empty.
 	Columns []AnyColumn
+	// TableOrder sorts the rows of a Table; nil leaves them by name.
+	TableOrder func(a, b api.Object) int
 	// FieldNames lists the selectable fields beyond name and namespace.
 	FieldNames []string
 	// Unserved rows hold objects that no REST address shows; their kind is known to For only.
@@ -180,6 +182,9 @@ func row[P any](f *api.Facts, h hooks[P], zero P) Resource {
 	for _, c := range h.Columns {
 		r.Columns = append(r.Columns, AnyColumn{c.Name, c.Type, c.Format, c.Description, c.Wide,
 			func(o api.Object, now time.Time) any { return c.Cell(any(o).(P), now) }})
+	}
+	if order := h.TableOrder; order != nil {
+		r.TableOrder = func(a, b api.Object) int { return order(any(a).(P), any(b).(P)) }
 	}
 	r.kind = cache.NewKind(cache.Kind{Facts: f, Fields: r.hooks.fields, FromStored: r.hooks.fromStored, Convert: convert, Loaded: one(h.Loaded)})
 	if convert != nil { // for who has one object at hand

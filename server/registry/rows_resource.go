@@ -79,7 +79,7 @@ func trustRows() []Resource {
 				return fields.Set{"spec.signerName": o.Spec.SignerName, "spec.podName": o.Spec.PodName, "spec.nodeName": string(o.Spec.NodeName)}
 			}}),
 		Row(api.FlowSchemas, Hooks[flowcontrol.FlowSchema]{
-			Default: defaults.FlowSchema, Columns: columns.FlowSchema(),
+			Default: defaults.FlowSchema, Columns: columns.FlowSchema(), TableOrder: columns.ByPrecedence,
 			Validate: flow.Schema, ValidateUpdate: flow.SchemaUpdate, ValidateStatus: flow.SchemaStatus}),
 		Row(api.PriorityLevelConfigurations, Hooks[flowcontrol.PriorityLevelConfiguration]{
 			Default: defaults.PriorityLevelConfiguration, Columns: columns.PriorityLevelConfiguration(),

@@ -3,10 +3,13 @@ package rest
 import (
 	"compress/gzip"
 	"encoding/json"
+	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
 	"testing"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
 // Big answers are compressed for clients elsewhere, not for those on this host.
@@ -85,6 +88,39 @@ func TestCompressionOverHTTP(t *testing.T) {
 	for query, encoding := range map[string]string{"": "identity", "?limit=2": "gzip", "?watch=1&timeoutSeconds=1": "gzip"} {
 		if plain, _ := ask(query, encoding); plain.StatusCode != 200 || plain.Header.Get("Content-Encoding") != "" {
 			t.Errorf("%s %s: %v", query, encoding, plain.Header)
+		}
+	}
+}
+
+// TestFlowSchemasAreShownAsTried: tables have them in the order in which requests meet them,
+// as upstream; lists have them by name.
+func TestFlowSchemasAreShownAsTried(t *testing.T) {
+	w := newWorld(t, nil)
+	const path = "/apis/flowcontrol.apiserver.k8s.io/v1/flowschemas"
+	for name, precedence := range map[string]int{"a": 900, "b": 500, "c": 900} {
+		resp, data := w.do(t, "POST", path, fmt.Sprintf(`{"apiVersion":"flowcontrol.apiserver.k8s.io/v1","kind":"FlowSchema","metadata":{"name":%q},"spec":{"matchingPrecedence":%d,"priorityLevelConfiguration":{"name":"x"}}}`, name, precedence))
+		if resp.StatusCode != http.StatusCreated {
+			t.Fatalf("%s %s", resp.Status, data)
+		}
+	}
+	for accept, want := range map[string]string{"application/json;as=Table;g=meta.k8s.io;v=v1": "bac", "application/json": "abc"} {
+		_, data := w.do(t, "GET", path, "", "Accept", accept)
+		var got struct {
+			Items []metav1.PartialObjectMetadata
+			Rows  []struct{ Cells []any }
+		}
+		if err := json.Unmarshal(data, &got); err != nil {
+			t.Fatal(err)
+		}
+		names := ""
+		for _, o := range got.Items {
+			names += o.Name
+		}
+		for _, r := range got.Rows {
+			names += fmt.Sprint(r.Cells[0])
+		}
+		if names != want {
+			t.Errorf("%s: %s", accept, names)
 		}
 	}
 }

@@ -5,6 +5,7 @@ package table
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 	"time"
 
 	autoscaling "k8s.io/api/autoscaling/v1"
@@ -40,6 +41,9 @@ func (o *Options) complete() error {
 func Build(row *registry.Resource, items []*registry.Item, head metav1.ListMeta, o Options) (*metav1.Table, error) {
 	if err := o.complete(); err != nil {
 		return nil, err
+	}
+	if order := row.TableOrder; order != nil {
+		items = slices.SortedStableFunc(slices.Values(items), func(a, b *registry.Item) int { return order(a.Object(), b.Object()) })
 	}
 	t := &metav1.Table{ListMeta: head, ColumnDefinitions: columnsOf(row), Rows: make([]metav1.TableRow, len(items))}
 	for i, item := range items {
