@@ -1,6 +1,11 @@
 package api
 
-import resource "k8s.io/api/resource/v1"
+import (
+	"slices"
+
+	core "k8s.io/api/core/v1"
+	resource "k8s.io/api/resource/v1"
+)
 
 var resourceV1 = resource.SchemeGroupVersion
 
@@ -15,4 +20,11 @@ var (
 
 var resourceKinds = []*Facts{
 	DeviceClasses.Facts, DeviceTaintRules.Facts, ResourceClaims.Facts, ResourceClaimTemplates.Facts, ResourceSlices.Facts,
+}
+
+// ByClaim tells that the pod has an extended resource as devices of the ResourceClaim that the scheduler
+// made for it: it takes nothing of what its node offers under that name.
+func ByClaim(pod *core.Pod, name core.ResourceName) bool {
+	made := pod.Status.ExtendedResourceClaimStatus
+	return made != nil && slices.ContainsFunc(made.RequestMappings, func(m core.ContainerExtendedResourceRequest) bool { return m.ResourceName == string(name) })
 }

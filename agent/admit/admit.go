@@ -5,6 +5,7 @@ package admit
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 
 	core "k8s.io/api/core/v1"
@@ -13,6 +14,7 @@ import (
 	"k8s.io/component-helpers/scheduling/corev1/nodeaffinity"
 
 	"orch/agent/pods/status"
+	"orch/api"
 	"orch/gpu/share"
 )
 
@@ -92,9 +94,11 @@ func fits(pod *core.Pod, node *core.Node, running []*core.Pod) *status.Verdict {
 }
 
 // requests are what a pod counts for in sums. Cards that it has parts of are not: who may
-// have which of them is the ledger's to say.
+// have which of them is the ledger's to say. Nor are devices that it has by a claim.
 func requests(pod *core.Pod) core.ResourceList {
-	return share.Counted(pod, resources.PodRequests(pod, resources.PodResourcesOptions{}))
+	sum := resources.PodRequests(pod, resources.PodResourcesOptions{})
+	maps.DeleteFunc(sum, func(name core.ResourceName, _ resource.Quantity) bool { return api.ByClaim(pod, name) })
+	return share.Counted(pod, sum)
 }
 
 // number counts CPUs in thousandths and everything else in units.

@@ -60,3 +60,31 @@ func TestCheck(t *testing.T) {
 		})
 	}
 }
+
+// Upstream's tests of extended resources by DRA: such pods were turned away by every node, as none offers the resource itself.
+func TestExtendedResourceThatAClaimStandsFor(t *testing.T) {
+	node := &core.Node{}
+	if err := yaml.Unmarshal([]byte(`{allocatable: {cpu: "2", pods: "9", x.io/gpu: 0, y.io/gpu: 1}}`), &node.Status); err != nil {
+		t.Fatal(err)
+	}
+	p := pod(t, `{containers: [{name: a, resources: {requests: {cpu: "1", x.io/gpu: 2, deviceclass.resource.kubernetes.io/c: 1}}}]}`)
+	p.Status.ExtendedResourceClaimStatus = &core.PodExtendedResourceClaimStatus{ResourceClaimName: "made", RequestMappings: []core.ContainerExtendedResourceRequest{
+		{ContainerName: "a", ResourceName: "x.io/gpu", RequestName: "container-0-request-0"},
+		{ContainerName: "a", ResourceName: "deviceclass.resource.kubernetes.io/c", RequestName: "container-0-request-1"},
+	}}
+	if v := Check(p, node, nil, nil); v != nil {
+		t.Error(v.Message)
+	}
+	other := pod(t, `{containers: [{name: a, resources: {requests: {y.io/gpu: 1}}}]}`)
+	beside := other.DeepCopy()
+	beside.Status.ExtendedResourceClaimStatus = &core.PodExtendedResourceClaimStatus{ResourceClaimName: "made", RequestMappings: []core.ContainerExtendedResourceRequest{
+		{ContainerName: "a", ResourceName: "y.io/gpu", RequestName: "container-0-request-0"},
+	}}
+	if v := Check(other, node, []*core.Pod{beside}, nil); v != nil {
+		t.Error("a pod with devices by a claim takes those that the node offers:", v.Message)
+	}
+	p.Status.ExtendedResourceClaimStatus.RequestMappings = p.Status.ExtendedResourceClaimStatus.RequestMappings[:1]
+	if v := Check(p, node, nil, nil); v == nil || v.Reason != "OutOfdeviceclass.resource.kubernetes.io/c" {
+		t.Errorf("a resource that neither node nor claim has: %v", v)
+	}
+}

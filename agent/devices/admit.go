@@ -35,8 +35,11 @@ func (m *Manager) Admit(pod *core.Pod) error {
 	for part := range reserved {
 		a.busy.parts[part], a.busy.whole[part] = false, true
 	}
-	// What nobody offers is only a number on the node.
-	given, err := alloc.Walk(alloc.Asks(pod, func(name string) bool { _, ok := offer[name]; return ok && extended(core.ResourceName(name)) }), a.pick)
+	// What nobody offers is only a number on the node, and what a claim stands for comes with that.
+	given, err := alloc.Walk(alloc.Asks(pod, func(name string) bool {
+		_, ok := offer[name]
+		return ok && extended(core.ResourceName(name)) && !api.ByClaim(pod, core.ResourceName(name))
+	}), a.pick)
 	if err != nil || len(given) == 0 {
 		return err
 	}

@@ -116,6 +116,17 @@ func TestAdmit(t *testing.T) {
 }
 
 // TestTheSchedulerChooses: the devices that the binding names are taken, or none.
+// A plugin that serves a resource gives nothing to a pod whose devices of that name come with a claim.
+func TestNothingForWhatAClaimStandsFor(t *testing.T) {
+	m := manager(t, filepath.Join(t.TempDir(), "ledger"), &fake{map[string][]Device{gpu: cards(2)}})
+	p := pod("p", gpu, "1")
+	p.Status.ExtendedResourceClaimStatus = &core.PodExtendedResourceClaimStatus{ResourceClaimName: "made",
+		RequestMappings: []core.ContainerExtendedResourceRequest{{ContainerName: "c0", ResourceName: gpu, RequestName: "container-0-request-0"}}}
+	if err := m.Admit(p); err != nil || held(m) != "" {
+		t.Errorf("%v, holds %q", err, held(m))
+	}
+}
+
 func TestTheSchedulerChooses(t *testing.T) {
 	for _, tc := range []struct {
 		name, annotation string
