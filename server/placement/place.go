@@ -74,6 +74,11 @@ func (r refusal) fits() bool { return r.reasons == nil && r.err == nil }
 func refuse(reason string) refusal    { return refusal{reasons: []string{reason}} }
 func refuseFor(reason string) refusal { return refusal{reasons: []string{reason}, helpless: true} }
 
+// askedInFull is up to how many nodes each is asked for the devices of a pod's claims, though the best may
+// have them: a claim whose selector fails for devices of any is not to be had, lest its mistake stays hidden.
+// Upstream's scheduler (minFeasibleNodesToFind) promises as much.
+const askedInFull = 100
+
 // Place finds the best node for p. pick chooses among n equally good nodes
 // (0 <= pick(n) < n), so that the caller owns the randomness.
 func (c *Cluster) Place(p *Pod, pick func(n int) int) Decision {
@@ -84,7 +89,10 @@ func (c *Cluster) Place(p *Pod, pick func(n int) int) Decision {
 		return d
 	}
 	first, late := c.checks(p)
-	if attempt.HasAlternatives() { // what they are worth shows only where they are found
+	switch {
+	case attempt.HasAlternatives(): // what they are worth shows only where they are found
+		first, late = slices.Concat(first, late), nil
+	case attempt.Allocates() && len(c.order) <= askedInFull: // a selector that fails shows only where it fails
 		first, late = slices.Concat(first, late), nil
 	}
 	fit := d.ask(first, c.order)

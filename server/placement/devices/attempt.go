@@ -292,6 +292,9 @@ func (a *Attempt) HasAlternatives() bool {
 	return false
 }
 
+// Allocates tells whether devices are to be found for any claim.
+func (a *Attempt) Allocates() bool { return a != nil && (len(a.missing) > 0 || a.extended != nil) }
+
 // Assume counts what a pod was granted before the API shows it.
 func (s *State) Assume(pod types.UID, g Grant) {
 	for _, granted := range g.Claims {
