@@ -241,10 +241,11 @@ func TestNativeRuntime(t *testing.T) {
 
 func TestAnswers(t *testing.T) {
 	r := newRig(t).start()
+	missing := filepath.Join(t.TempDir(), "opt", "x") // upstream's sample plugin mounts what only its own container has: no container started
 	p := amdLike("0")
 	p.Give = func(context.Context, []string) (*api.ContainerAllocateResponse, error) {
 		return &api.ContainerAllocateResponse{
-			Envs: map[string]string{"B": "2", "A": "1"}, Mounts: []*api.Mount{{HostPath: "/opt/x", ContainerPath: "/x", ReadOnly: true}},
+			Envs: map[string]string{"B": "2", "A": "1"}, Mounts: []*api.Mount{{HostPath: missing, ContainerPath: "/x", ReadOnly: true}},
 			Annotations: map[string]string{"cdi.k8s.io/amd_1": "amd.com/gpu=0,amd.com/gpu=1", "other": "x"}, CdiDevices: []*api.CDIDevice{{Name: "amd.com/gpu=0"}},
 		}, nil
 	}
@@ -253,12 +254,15 @@ func TestAnswers(t *testing.T) {
 	e, err := r.take(pod("a", amdGPU, 1))
 	want := host.DeviceEdits{
 		Env:         []core.EnvVar{{Name: "A", Value: "1"}, {Name: "B", Value: "2"}},
-		Mounts:      []engine.Mount{{Type: "bind", Source: "/opt/x", Target: "/x", ReadOnly: true}},
+		Mounts:      []engine.Mount{{Type: "bind", Source: missing, Target: "/x", ReadOnly: true}},
 		Annotations: map[string]string{"cdi.k8s.io/amd_1": "amd.com/gpu=0,amd.com/gpu=1", "other": "x"},
 		CDI:         []string{"amd.com/gpu=0", "amd.com/gpu=1"}, Held: map[string][]string{amdGPU: {"0"}},
 	}
 	if err != nil || !reflect.DeepEqual(e, want) {
 		t.Errorf("got %+v, %v\nwant %+v", e, err, want)
+	}
+	if st, err := os.Stat(missing); err != nil || !st.IsDir() {
+		t.Errorf("the mount has no source: %v", err)
 	}
 }
 

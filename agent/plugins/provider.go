@@ -5,7 +5,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
+	"os"
 	"slices"
 	"strings"
 
@@ -164,6 +166,11 @@ func (p *Plugins) Edits(ctx context.Context, c host.DeviceHolder, name string, i
 		}
 	}
 	out := editsOf(&answer)
+	for _, m := range out.Mounts {
+		if err := makeMissing(m.Source); err != nil {
+			return host.DeviceEdits{}, fmt.Errorf("making the folder that the device plugin mounts: %w", err)
+		}
+	}
 	if p.config.Native == nil || len(out.Devices)+len(out.CDI) > 0 {
 		return out, nil
 	}
@@ -173,6 +180,15 @@ func (p *Plugins) Edits(ctx context.Context, c host.DeviceHolder, name string, i
 	}
 	native.Add(out)
 	return native, nil
+}
+
+// makeMissing makes a folder of what is not there, as containerd's CRI does and plugins rely on: a path may
+// be one of their own container.
+func makeMissing(path string) error {
+	if _, err := os.Stat(path); !errors.Is(err, fs.ErrNotExist) {
+		return nil // whatever else is wrong shows when it is mounted
+	}
+	return os.MkdirAll(path, 0o755)
 }
 
 func (p *Plugins) preStart(ctx context.Context, name string, ids []string) error {
