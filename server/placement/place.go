@@ -74,9 +74,9 @@ func (r refusal) fits() bool { return r.reasons == nil && r.err == nil }
 func refuse(reason string) refusal    { return refusal{reasons: []string{reason}} }
 func refuseFor(reason string) refusal { return refusal{reasons: []string{reason}, helpless: true} }
 
-// askedInFull is up to how many nodes each is asked for the devices of a pod's claims, though the best may
-// have them: a claim whose selector fails for devices of any is not to be had, lest its mistake stays hidden.
-// Upstream's scheduler (minFeasibleNodesToFind) promises as much.
+// askedInFull is up to how many nodes each is asked for devices that a claim selects, though the best may have
+// them: a claim whose selector fails for devices of any is not to be had, lest its mistake stays hidden.
+// Upstream's scheduler (minFeasibleNodesToFind) promises as much, of classes too; those stay as quick as they are.
 const askedInFull = 100
 
 // Place finds the best node for p. pick chooses among n equally good nodes
@@ -92,7 +92,7 @@ func (c *Cluster) Place(p *Pod, pick func(n int) int) Decision {
 	switch {
 	case attempt.HasAlternatives(): // what they are worth shows only where they are found
 		first, late = slices.Concat(first, late), nil
-	case attempt.Allocates() && len(c.order) <= askedInFull: // a selector that fails shows only where it fails
+	case attempt.Selects() && len(c.order) <= askedInFull: // a selector that fails shows only where it fails
 		first, late = slices.Concat(first, late), nil
 	}
 	fit := d.ask(first, c.order)

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -292,8 +293,12 @@ func (a *Attempt) HasAlternatives() bool {
 	return false
 }
 
-// Allocates tells whether devices are to be found for any claim.
-func (a *Attempt) Allocates() bool { return a != nil && (len(a.missing) > 0 || a.extended != nil) }
+// Selects tells whether devices are to be found for a claim that has selectors of its own.
+func (a *Attempt) Selects() bool {
+	return a != nil && slices.ContainsFunc(a.missing, func(c *resource.ResourceClaim) bool {
+		return slices.ContainsFunc(c.Spec.Devices.Requests, func(r resource.DeviceRequest) bool { return r.Exactly != nil && len(r.Exactly.Selectors) > 0 })
+	})
+}
 
 // Assume counts what a pod was granted before the API shows it.
 func (s *State) Assume(pod types.UID, g Grant) {
