@@ -102,10 +102,10 @@ func TestTaintOfADriverEvicts(t *testing.T) {
 	c.claimant("plainly")
 	c.claimant("tolerant", resource.DeviceToleration{Key: "gpu.nvidia.com/gpu-lost", Operator: resource.DeviceTolerationOpExists})
 	c.claimant("patient", resource.DeviceToleration{Operator: resource.DeviceTolerationOpExists, TolerationSeconds: new(int64(3600))})
-	for _, name := range []string{"chosen", "stays"} {
+	for _, name := range []string{"chosen", "tolerating"} {
 		p := &core.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: name, Annotations: map[string]string{devicesAtBinding: `{"c":{"nvidia.com/gpu":["GPU-1"]}}`}},
 			Spec: core.PodSpec{Containers: []core.Container{{Name: "c", Image: "x"}}}}
-		if name == "stays" {
+		if name == "tolerating" { // nodes' taints, not devices'
 			p.Spec.Tolerations = []core.Toleration{{Key: "gpu.nvidia.com/gpu-lost", Operator: core.TolerationOpExists, Effect: core.TaintEffectNoExecute}}
 		}
 		make_(c, api.Pods, p)
@@ -114,10 +114,10 @@ func TestTaintOfADriverEvicts(t *testing.T) {
 	edit(c, api.ResourceSlices, "", "n1-gpus", func(s *resource.ResourceSlice) {
 		s.Spec.Devices[0].Taints = []resource.DeviceTaint{noExecute("gpu.nvidia.com/gpu-lost")}
 	})
-	gone("plainly", "chosen")
+	gone("plainly", "chosen", "tolerating")
 	c.awaitEvent("DeviceTaintManagerEviction", "Marking for deletion")
 	c.settle()
-	for _, n := range []string{"tolerant", "patient", "stays"} {
+	for _, n := range []string{"tolerant", "patient"} {
 		if p := client.Cached(c, api.Pods, "default", n); p == nil || p.DeletionTimestamp != nil {
 			t.Errorf("%s was evicted", n)
 		}

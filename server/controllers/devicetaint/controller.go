@@ -2,7 +2,7 @@
 // which they do not tolerate, whether the device's driver set it (in a ResourceSlice) or an
 // administrator (by a DeviceTaintRule), and says in a rule's status how far that is. Beside
 // pods with claims it evicts plain ones, whose devices the scheduler or the agent chose:
-// they tolerate a device's taint as they do a node's.
+// only a claim can tolerate a device's taint, so nothing keeps them there.
 //
 // Two loops share the work: one over pods, one over rules (status.go). What is tainted is kept
 // in a view; what follows from it is pure (plan.go). Start reading at Specs.

@@ -20,7 +20,7 @@ import (
 // device is a device's name in the cluster.
 type device struct{ driver, pool, name string }
 
-// use is a device that a pod has, with what the pod tolerates of it.
+// use is a device that a pod has, with what its claim tolerates of it.
 type use struct {
 	device
 	tolerations []resource.DeviceToleration
@@ -96,19 +96,6 @@ func plainIDs(p *core.Pod) []string {
 	}
 	slices.Sort(ids)
 	return slices.Compact(ids)
-}
-
-// tolerationsOf are a pod's tolerations of nodes, read as of devices.
-func tolerationsOf(p *core.Pod) []resource.DeviceToleration {
-	var out []resource.DeviceToleration
-	for _, t := range p.Spec.Tolerations {
-		if t.Operator != "" && t.Operator != core.TolerationOpEqual && t.Operator != core.TolerationOpExists {
-			continue // compares numbers, which values of devices' taints are not
-		}
-		out = append(out, resource.DeviceToleration{Key: t.Key, Operator: resource.DeviceTolerationOperator(t.Operator), Value: t.Value,
-			Effect: resource.DeviceTaintEffect(t.Effect), TolerationSeconds: t.TolerationSeconds})
-	}
-	return out
 }
 
 // untolerated are the taints that are not tolerated for good, each with the time until which

@@ -124,20 +124,20 @@ func ruleTaint(r *resource.DeviceTaintRule) taint {
 }
 
 // usesPlainly are the GPUs that the pod has without a claim. They are known by their
-// UUID, which the node's slices translate.
+// UUID, which the node's slices translate. The pod's tolerations are of nodes: as with
+// upstream's requests for extended resources, nothing tolerates a taint of such a device.
 func (v *view) usesPlainly(p *core.Pod) []use {
 	ids := plainIDs(p)
 	if len(ids) == 0 {
 		return nil
 	}
-	tolerations := tolerationsOf(p)
 	own := pool{api.GPUDriver, p.Spec.NodeName}
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	var out []use
 	v.eachLocked(own, func(o *resource.Device) {
 		if id := uuid(o); id != "" && slices.Contains(ids, id) {
-			out = append(out, use{device{own.driver, own.name, o.Name}, tolerations})
+			out = append(out, use{device{own.driver, own.name, o.Name}, nil})
 		}
 	})
 	return out
