@@ -15,6 +15,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -37,7 +38,7 @@ type DirConfig struct {
 
 // Dir imports the archives of a folder (*.tar, .tar.gz, .tgz, .tar.zst), those that
 // are there and those that come, and pulls what the lines of *.txt files name. All are pinned. A file
-// is taken when it is closed after writing or moved in, so half-written ones wait. Files that have not
+// is taken when it is closed after writing, moved in or linked, so half-written ones wait. Files that have not
 // changed since their import are skipped as long as their images are there.
 type Dir struct {
 	cfg DirConfig
@@ -135,15 +136,18 @@ func (d *Dir) Run(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return nil
-		case name, ok := <-changes:
+		case c, ok := <-changes:
 			if !ok {
 				if ctx.Err() != nil {
 					return nil
 				}
 				return errors.New("watching image folder: the watch has ended")
 			}
-			d.stepped(isArchive(name))
-			d.take(ctx, name)
+			if !c.whole && !linked(filepath.Join(d.cfg.Path, c.name)) {
+				continue // its writer closes it
+			}
+			d.stepped(isArchive(c.name))
+			d.take(ctx, c.name)
 			d.stepped(false)
 		}
 	}
@@ -282,19 +286,54 @@ func (d *Dir) saveCache() {
 	}
 }
 
-// watchDir sends the names of files that were written and closed, or moved in.
+// linked tells of a name that has just come into the folder whether it is a link to a file which
+// was there before: nobody will close that. A file that is being written is none: its own name has
+// come with it, or somebody has it open for writing.
+func linked(path string) bool {
+	st, err := os.Lstat(path)
+	switch {
+	case err != nil:
+		return false
+	case st.Mode()&fs.ModeSymlink != 0:
+		return true
+	case !st.Mode().IsRegular() || st.Size() == 0:
+		return false
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	// The kernel gives a lease of what nobody writes; some file systems have none. The first name
+	// of the file may be gone already, so the count alone does not say.
+	_, err = unix.FcntlInt(f.Fd(), unix.F_SETLEASE, unix.F_RDLCK)
+	if err == nil {
+		_, err = unix.FcntlInt(f.Fd(), unix.F_SETLEASE, unix.F_UNLCK)
+		return err == nil
+	}
+	sys, ok := st.Sys().(*syscall.Stat_t)
+	return !errors.Is(err, unix.EAGAIN) && ok && sys.Nlink > 1
+}
+
+// change is a file that came or was written. whole: nobody writes it any more.
+type change struct {
+	name  string
+	whole bool
+}
+
+// watchDir sends the files that were written and closed, moved in, or have come.
 // The channel is closed when the watch ends; stop ends it.
-func watchDir(ctx context.Context, path string) (_ <-chan string, stop func(), err error) {
+func watchDir(ctx context.Context, path string) (_ <-chan change, stop func(), err error) {
 	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
 	if err != nil {
 		return nil, nil, fmt.Errorf("watching image folder: %w", err)
 	}
 	f := os.NewFile(uintptr(fd), "inotify")
-	if _, err := unix.InotifyAddWatch(fd, path, unix.IN_CLOSE_WRITE|unix.IN_MOVED_TO|unix.IN_ONLYDIR); err != nil {
+	if _, err := unix.InotifyAddWatch(fd, path, unix.IN_CLOSE_WRITE|unix.IN_MOVED_TO|unix.IN_CREATE|unix.IN_ONLYDIR); err != nil {
 		f.Close()
 		return nil, nil, fmt.Errorf("watching image folder %s: %w", path, err)
 	}
-	out := make(chan string)
+	out := make(chan change)
 	go func() {
 		defer close(out)
 		buf := make([]byte, 16<<10)
@@ -303,9 +342,9 @@ func watchDir(ctx context.Context, path string) (_ <-chan string, stop func(), e
 			if err != nil {
 				return
 			}
-			for _, name := range eventNames(buf[:n]) {
+			for _, c := range changesIn(buf[:n]) {
 				select {
-				case out <- name:
+				case out <- c:
 				case <-ctx.Done():
 					return
 				}
@@ -315,19 +354,23 @@ func watchDir(ctx context.Context, path string) (_ <-chan string, stop func(), e
 	return out, func() { f.Close() }, nil
 }
 
-// eventNames takes the file names out of a block of inotify events.
-func eventNames(b []byte) []string {
-	const nameLength = 12 // offset of the length of the name
-	var out []string
+// changesIn takes the files out of a block of inotify events, each once.
+func changesIn(b []byte) []change {
+	const maskAt, lengthAt = 4, 12 // offsets of the mask, and of the length of the name
+	var out []change
 	for len(b) >= unix.SizeofInotifyEvent {
-		n := int(binary.NativeEndian.Uint32(b[nameLength:]))
-		end := unix.SizeofInotifyEvent + n
+		mask := binary.NativeEndian.Uint32(b[maskAt:])
+		end := unix.SizeofInotifyEvent + int(binary.NativeEndian.Uint32(b[lengthAt:]))
 		if end > len(b) {
 			break
 		}
-		name := strings.TrimRight(string(b[unix.SizeofInotifyEvent:end]), "\x00")
-		if name != "" && !slices.Contains(out, name) {
-			out = append(out, name)
+		c := change{strings.TrimRight(string(b[unix.SizeofInotifyEvent:end]), "\x00"), mask&(unix.IN_CLOSE_WRITE|unix.IN_MOVED_TO) != 0}
+		switch i := slices.IndexFunc(out, func(o change) bool { return o.name == c.name }); {
+		case c.name == "":
+		case i < 0:
+			out = append(out, c)
+		default:
+			out[i].whole = out[i].whole || c.whole
 		}
 		b = b[end:]
 	}

@@ -2,6 +2,7 @@ package image_test
 
 import (
 	"context"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
@@ -73,4 +74,59 @@ func TestWaitForArchives(t *testing.T) {
 	if names, err := filepath.Glob(filepath.Join(dir, "*")); err != nil || !slices.ContainsFunc(names, func(n string) bool { return strings.HasSuffix(n, "b.tar") }) {
 		t.Errorf("%v, %v: the archives stay", names, err)
 	}
+}
+
+// TestLinksIntoTheFolderAreTaken: nobody closes a file that was linked in, whether its first name stays
+// or not; one that somebody writes waits until that is done.
+func TestLinksIntoTheFolderAreTaken(t *testing.T) {
+	dir := t.TempDir()
+	path := func(elem ...string) string { return filepath.Join(append([]string{dir}, elem...)...) }
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	images := fakeengine.New(fakeengine.Options{OnlyImages: true}).Images()
+	d, err := image.NewDir(image.DirConfig{Path: path("images"), Images: images, Log: slog.New(slog.DiscardHandler)})
+	must(err)
+	ctx, stop := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- d.Run(ctx) }()
+	<-d.Ready()
+	here := func(ref string) bool { _, err := images.Resolve(ctx, ref); return err == nil }
+	comes := func(ref string) {
+		t.Helper()
+		for end := time.Now().Add(10 * time.Second); !here(ref); time.Sleep(time.Millisecond) {
+			if time.Now().After(end) {
+				t.Fatalf("%s was not taken", ref)
+			}
+		}
+	}
+	for _, name := range []string{"hard", "moved", "soft"} {
+		must(os.WriteFile(path(name), []byte(name+":1"), 0o600))
+	}
+	must(os.Link(path("hard"), path("images", "hard.tar")))
+	comes("hard:1")
+	must(os.Link(path("moved"), path("images", "moved.tar")))
+	must(os.Remove(path("moved")))
+	comes("moved:1")
+	must(os.Symlink(path("soft"), path("images", "soft.tar")))
+	comes("soft:1")
+
+	f, err := os.Create(path("images", "slow.tar"))
+	must(err)
+	_, err = f.WriteString("slow:")
+	must(err)
+	must(os.WriteFile(path("images", "next.tar"), []byte("next:1"), 0o600))
+	comes("next:1") // events are seen in order
+	if all, err := images.List(ctx); err != nil || len(all) != 4 {
+		t.Errorf("a file was taken that is being written: %v %v", all, err)
+	}
+	_, err = f.WriteString("1")
+	must(err)
+	must(f.Close())
+	comes("slow:1")
+	stop()
+	must(<-done)
 }
