@@ -329,7 +329,7 @@ func (g *nodeGPUs) claim(config nodeConfig, c *client.Client) error {
 		return err
 	}
 	g.claims, err = claims.New(claims.Config{
-		Ledger: g.devices, Ready: g.inventory.Ready(), Boot: strings.TrimSpace(string(boot)), Log: g.log,
+		Ledger: g.devices, Ready: g.inventory.Ready(), Boot: strings.TrimSpace(string(boot)), Log: g.log, Say: claims.Writer(c),
 		Get: func(ctx context.Context, namespace, name string) (*resource.ResourceClaim, error) {
 			return client.Get(ctx, c, api.ResourceClaims, namespace, name)
 		},

@@ -137,6 +137,8 @@ func TestClaims(t *testing.T) {
 	equal(t, "second container of the claim", c.visible("alone", "b"), alone)
 	equal(t, "container without a claim", c.K("exec", "alone", "-c", "c", "--", "sh", "-c", "ls /dev | grep nvidia | wc -l"), "0")
 	equal(t, "second pod of the claim", c.visible("second", "main"), shared)
+	c.GetsWithin(patience, "resourceclaim/shared", `{.status.devices[*].driver} {.status.devices[*].conditions[?(@.type=="Ready")].status} {.status.devices[*].conditions[?(@.type=="Ready")].reason}`, "gpu.nvidia.com True Prepared")
+	equal(t, "the device that the claim's status speaks of", c.Get("resourceclaim/shared", "{.status.devices[*].device}"), c.Get("resourceclaim/shared", "{.status.allocation.devices.results[*].device}"))
 	held := []string{alone, shared, c.visible("plain", "main")}
 	if slices.Sort(held); len(slices.Compact(held)) != 3 || !strings.HasPrefix(held[0], "GPU-") {
 		t.Errorf("cards are %v", held)

@@ -5,6 +5,10 @@ import (
 	"strings"
 	"testing"
 
+	core "k8s.io/api/core/v1"
+	resource "k8s.io/api/resource/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
 	"orch/api"
 	"orch/api/client"
 )
@@ -129,4 +133,62 @@ func TestRightsToPartsOfAClaimsStatus(t *testing.T) {
 	}
 	admitting := body(`{"devices":{"results":[{"request":"r","driver":"d.io","pool":"p","device":"x","adminAccess":true}]}}`, "[]")
 	want(422, "status.allocation.devices.results[0].adminAccess: Forbidden: admin access to devices requires the `resource.kubernetes.io/admin-access: true` label on the containing namespace", admitting)
+}
+
+// TestNodeSaysHowItsDevicesAre: a node writes of its pods' claims what the driver inside it says of
+// devices on that node, and nothing else.
+func TestNodeSaysHowItsDevicesAre(t *testing.T) {
+	s := nodes(t)
+	c := s.Client("test", api.GroupMasters)
+	must := func(_ any, err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, on := range []string{"n1", "n2"} {
+		o := &resource.ResourceClaim{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "on-" + on},
+			Spec: resource.ResourceClaimSpec{Devices: resource.DeviceClaim{Requests: []resource.DeviceRequest{{Name: "r", Exactly: &resource.ExactDeviceRequest{DeviceClassName: "gpu", AllocationMode: resource.DeviceAllocationModeExactCount, Count: 2}}}}}}
+		made, err := client.Create(t.Context(), c, api.ResourceClaims, o)
+		must(made, err)
+		made.Status.Allocation = &resource.AllocationResult{
+			NodeSelector: &core.NodeSelector{NodeSelectorTerms: []core.NodeSelectorTerm{{MatchFields: []core.NodeSelectorRequirement{{Key: "metadata.name", Operator: core.NodeSelectorOpIn, Values: []string{on}}}}}},
+			Devices: resource.DeviceAllocationResult{Results: []resource.DeviceRequestAllocationResult{
+				{Request: "r", Driver: api.GPUDriver, Pool: on, Device: "gpu-0"}, {Request: "r", Driver: "other.io", Pool: on, Device: "x"}}}}
+		must(client.UpdateStatus(t.Context(), c, api.ResourceClaims, made))
+		p := podOn("1")
+		p.Name, p.Spec.ResourceClaims = "with-"+on, []core.PodResourceClaim{{Name: "d", ResourceClaimName: new("on-" + on)}}
+		must(client.Create(t.Context(), c, api.Pods, p))
+	}
+	n1, n2 := user(t, s, "system:node:n1", api.GroupNodes), user(t, s, "system:node:n2", api.GroupNodes)
+	const path = "/apis/resource.k8s.io/v1/namespaces/default/resourceclaims/"
+	said := func(driver, pool, device string) string {
+		return `{"status":{"devices":[{"driver":"` + driver + `","pool":"` + pool + `","device":"` + device + `","conditions":[{"type":"Ready","status":"True","reason":"Prepared","message":"","lastTransitionTime":"2026-01-02T03:04:05Z"}]}]}}`
+	}
+	for _, tc := range []struct {
+		name       string
+		who        *caller
+		verb, path string
+		body       string
+		code       int
+		says       string
+	}{
+		{"of its device", n1, "PATCH", "on-n1/status", said(api.GPUDriver, "n1", "gpu-0"), 200, ""},
+		{"takes it back", n1, "PATCH", "on-n1/status", `{"status":{"devices":null}}`, 200, ""},
+		{"of a device that is not allocated", n1, "PATCH", "on-n1/status", said(api.GPUDriver, "n1", "gpu-1"), 422, `status.devices[0]: Invalid value: "gpu.nvidia.com/n1/gpu-1": must be an allocated device in the claim`},
+		{"of another driver's", n1, "PATCH", "on-n1/status", said("other.io", "n1", "x"), 422, `requires resource="resourceclaims/driver", verb="[associated-node:patch arbitrary-node:patch]"`},
+		{"of devices elsewhere", n1, "PATCH", "on-n2/status", said(api.GPUDriver, "n2", "gpu-0"), 422, `requires resource="resourceclaims/driver", verb="[arbitrary-node:patch]"`},
+		{"of no pod of its own", n2, "PATCH", "on-n2/status", said(api.GPUDriver, "n2", "gpu-0"), 403, "no relationship found between node 'n2' and this object"},
+		{"an allocation", n1, "PATCH", "on-n1/status", `{"status":{"allocation":null}}`, 422, `requires resource="resourceclaims/binding", verb="patch"`},
+		{"a reservation", n1, "PATCH", "on-n1/status", `{"status":{"reservedFor":[{"resource":"pods","name":"x","uid":"y"}]}}`, 422, `requires resource="resourceclaims/binding", verb="patch"`},
+		{"a label", n1, "PATCH", "on-n1/status", `{"metadata":{"labels":{"a":"b"}}}`, 403, `node "n1" cannot update metadata through the status of a resource claim`},
+		{"its spec", n1, "PATCH", "on-n1", `{"metadata":{"labels":{"a":"b"}}}`, 403, "can only get individual resources of this type"},
+		{"reads the status", n1, "GET", "on-n1/status", "", 403, "can only update/patch the status of this type"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			if code, m := tc.who.message(tc.verb, path+tc.path, tc.body); code != tc.code || !strings.Contains(m, tc.says) {
+				t.Errorf("got %d %s\nwant %d %s", code, m, tc.code, tc.says)
+			}
+		})
+	}
 }

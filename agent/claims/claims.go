@@ -68,6 +68,8 @@ type Config struct {
 	Ledger Ledger
 	// Get reads a claim from the server.
 	Get func(ctx context.Context, namespace, name string) (*resource.ResourceClaim, error)
+	// Say replaces in a claim's status what one driver says of its devices; nil: nothing is said.
+	Say func(ctx context.Context, w Words) error
 	// Driver finds a driver by its name; ok is false where it is not on this node now.
 	Driver func(name string) (d Driver, ok bool)
 	// Ready is closed once it is known what devices the node has: claims wait for it, rather than
@@ -82,7 +84,8 @@ type Config struct {
 type Claims struct {
 	config Config
 	// wake has something in it when claims may be left that nobody uses.
-	wake chan struct{}
+	wake  chan struct{}
+	voice *voice
 
 	mu sync.Mutex // guards at
 	// at has a token for each claim that is worked at, by UID, and how many wait for it.
@@ -99,7 +102,7 @@ func New(c Config) (*Claims, error) {
 	if c.Ledger == nil || c.Get == nil || c.Driver == nil || c.Ready == nil || c.Boot == "" || c.Log == nil {
 		return nil, errors.New("making the claims of a node: a dependency is missing")
 	}
-	return &Claims{config: c, wake: make(chan struct{}, 1), at: map[types.UID]*turn{}}, nil
+	return &Claims{config: c, wake: make(chan struct{}, 1), voice: newVoice(c.Say), at: map[types.UID]*turn{}}, nil
 }
 
 // alone waits until nobody else works at the claim.
@@ -227,13 +230,31 @@ func allocated(claim *resource.ResourceClaim) map[string][]devices.ClaimDevice {
 	return out
 }
 
-// prepare takes a claim for a pod and has its drivers make it ready.
+// prepare takes a claim for a pod and has its drivers make it ready; which way it went is
+// said in the claim. What others use already stays ready.
 func (c *Claims) prepare(ctx context.Context, pod types.UID, u use) error {
 	done, err := c.alone(ctx, u.claim.UID)
 	if err != nil {
 		return err
 	}
 	defer done()
+	anew := true
+	for _, d := range c.config.Ledger.Claims()[u.claim.UID].Drivers {
+		anew = anew && d.Prepared != c.config.Boot
+	}
+	err = c.take(ctx, pod, u, anew)
+	switch {
+	case err == nil:
+		c.tellReady(c.config.Ledger.Claims()[u.claim.UID])
+	case anew && ctx.Err() == nil:
+		c.tellFailed(pod, u, err)
+	}
+	return err
+}
+
+// take holds a claim in the ledger and has its drivers make it ready. anew: no driver has in
+// this boot, so its devices may be known by other names now.
+func (c *Claims) take(ctx context.Context, pod types.UID, u use, anew bool) (err error) {
 	held := devices.Claim{UID: u.claim.UID, Namespace: u.claim.Namespace, Name: u.claim.Name,
 		Pods: map[types.UID]devices.ClaimPod{pod: u.pod}, Drivers: map[string]devices.ClaimDriver{}}
 	for name, list := range allocated(u.claim) {
@@ -247,11 +268,6 @@ func (c *Claims) prepare(ctx context.Context, pod types.UID, u use) error {
 			}
 		}
 		held.Drivers[name] = devices.ClaimDriver{Devices: list}
-	}
-	// What no driver has made ready, in this boot, may be known by other names now.
-	anew := true
-	for _, d := range c.config.Ledger.Claims()[u.claim.UID].Drivers {
-		anew = anew && d.Prepared != c.config.Boot
 	}
 	if held, err = c.config.Ledger.HoldClaim(held, anew); err != nil {
 		return fmt.Errorf("ResourceClaim %s: %w", u.claim.Name, err)
@@ -280,6 +296,7 @@ func (c *Claims) prepare(ctx context.Context, pod types.UID, u use) error {
 // have let go, which is also tried by itself: before, the pod must not be reported as ended, or
 // its devices would be given to others who find them in use.
 func (c *Claims) Release(ctx context.Context, pod types.UID) error {
+	c.voice.giveUp(func(uid types.UID) bool { return uid == pod })
 	if !c.concerned(pod) {
 		return nil
 	}
@@ -306,6 +323,7 @@ func (c *Claims) concerned(pod types.UID) bool {
 
 // Keep takes pods off their claims that are not live. The drivers let go in the background.
 func (c *Claims) Keep(live map[types.UID]bool) error {
+	c.voice.giveUp(func(uid types.UID) bool { return !live[uid] })
 	_, err := c.config.Ledger.LeaveClaims(func(uid types.UID) bool { return !live[uid] })
 	c.poke()
 	return err
@@ -338,6 +356,11 @@ func (c *Claims) unprepare(ctx context.Context, uid types.UID) error {
 		if err := driver.Unprepare(ctx, claim, known); err != nil {
 			return fmt.Errorf("NodeUnprepareResources failed for ResourceClaim %s: %w", claim.Name, err)
 		}
+		if _, ok := driver.(Speaker); ok {
+			if err := c.voice.takeBack(ctx, Words{Namespace: claim.Namespace, Name: claim.Name, UID: claim.UID, Driver: name}); err != nil {
+				c.config.Log.Debug("what was said of a claim's devices stays until its allocation goes", "claim", claim.Name, "err", err)
+			}
+		}
 	}
 	return c.config.Ledger.ForgetClaim(uid)
 }
@@ -355,8 +378,12 @@ const (
 	maxRetry   = time.Minute
 )
 
-// Run lets go of claims that nobody uses and whose drivers did not let go at once, until ctx ends.
+// Run lets go of claims that nobody uses and whose drivers did not let go at once, and says in the
+// claims how their devices are, until ctx ends.
 func (c *Claims) Run(ctx context.Context) error {
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	wg.Go(func() { c.runVoice(ctx) })
 	retry := firstRetry
 	for {
 		var again <-chan time.Time

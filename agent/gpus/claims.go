@@ -8,6 +8,7 @@ import (
 
 	core "k8s.io/api/core/v1"
 	resource "k8s.io/api/resource/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/dynamic-resource-allocation/resourceclaim"
 
@@ -26,6 +27,7 @@ var (
 	_ claims.Resolver = Claims{}
 	_ claims.Editor   = Claims{}
 	_ claims.Nurse    = Claims{}
+	_ claims.Speaker  = Claims{}
 )
 
 // cdiName is what NVIDIA's driver calls a device of a claim for container engines.
@@ -164,6 +166,9 @@ func (g Claims) ClaimEdits(ctx context.Context, c host.DeviceHolder, claim devic
 	out.Add(more)
 	return out, nil
 }
+
+// Conditions of a prepared device: there is nothing beside that it is ready.
+func (g Claims) Conditions(devices.ClaimDevice, []byte) []metav1.Condition { return nil }
 
 // ClaimHealth says how a device is.
 func (g Claims) ClaimHealth(d devices.ClaimDevice) (core.ResourceHealthStatus, string) {

@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	core "k8s.io/api/core/v1"
+	resource "k8s.io/api/resource/v1"
 	"k8s.io/apimachinery/pkg/fields"
 
 	"orch/api"
@@ -168,9 +169,23 @@ func (x *nodeIndex) node(node string, at *Attributes) (bool, string) {
 	return false, ""
 }
 
+// deviceClaim: a node reads the claims of its pods, and says in their status how the devices of
+// the driver are that is part of it; admission checks what.
 func (x *nodeIndex) deviceClaim(node string, at *Attributes) (bool, string) {
-	if ok, why := getOne(at); !ok {
-		return false, why
+	switch at.Subresource {
+	case resource.SubresourceDriver:
+		if at.Name == api.GPUDriver && slices.Contains([]string{resource.VerbPrefixAssociatedNode + "update", resource.VerbPrefixAssociatedNode + "patch"}, at.Verb) {
+			return true, ""
+		}
+		return false, "can only speak for the driver " + api.GPUDriver + " of its own devices"
+	case "status":
+		if at.Verb != "update" && at.Verb != "patch" {
+			return false, "can only update/patch the status of this type"
+		}
+	default:
+		if ok, why := getOne(at); !ok {
+			return false, why
+		}
 	}
 	if x.uses(node, ref{"devices", at.Namespace, at.Name}) {
 		return true, ""

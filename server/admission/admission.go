@@ -160,7 +160,7 @@ func (l *List) steps() []step {
 		rbac     = []*api.Facts{api.Roles.Facts, api.ClusterRoles.Facts, api.RoleBindings.Facts, api.ClusterRoleBindings.Facts}
 		byNodes  = []*api.Facts{
 			api.Pods.Facts, api.Nodes.Facts, api.ServiceAccounts.Facts, api.Leases.Facts, api.CSINodes.Facts,
-			api.PersistentVolumeClaims.Facts, api.CertificateSigningRequests.Facts, api.ResourceSlices.Facts, api.PodCertificateRequests.Facts,
+			api.PersistentVolumeClaims.Facts, api.CertificateSigningRequests.Facts, api.ResourceSlices.Facts, api.PodCertificateRequests.Facts, api.ResourceClaims.Facts,
 		}
 		devices = []*api.Facts{api.ResourceClaims.Facts, api.ResourceClaimTemplates.Facts, api.ResourceSlices.Facts, api.DeviceTaintRules.Facts}
 	)

@@ -66,7 +66,7 @@ func (l *List) mayAllocate(ctx context.Context, a *registry.Attributes, is, was 
 
 func (l *List) mayDescribe(ctx context.Context, a *registry.Attributes, is, was *resource.ResourceClaimStatus) field.ErrorList {
 	verbs := []string{resource.VerbPrefixArbitraryNode + a.Verb}
-	if node := nodeOfAllocation(is.Allocation); node != "" && access.RunsOn(a.User, node) {
+	if node := nodeOfAllocation(is.Allocation); node != "" && (access.RunsOn(a.User, node) || isNode(a.User, node)) {
 		verbs = []string{resource.VerbPrefixAssociatedNode + a.Verb, resource.VerbPrefixArbitraryNode + a.Verb}
 	}
 	var errs field.ErrorList
@@ -90,6 +90,11 @@ func (l *List) mayDescribe(ctx context.Context, a *registry.Attributes, is, was 
 		}
 	}
 	return errs
+}
+
+func isNode(u registry.User, name string) bool {
+	node, ok := access.NodeOf(u)
+	return ok && node == name
 }
 
 func claimRight(a *registry.Attributes, verb, part string) access.Attributes {

@@ -9,6 +9,7 @@ import (
 	certificates "k8s.io/api/certificates/v1"
 	core "k8s.io/api/core/v1"
 	policy "k8s.io/api/policy/v1"
+	resource "k8s.io/api/resource/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -50,6 +51,8 @@ func (l *List) nodeRestriction(_ context.Context, a *registry.Attributes) error 
 		return restrictSlice(node, a)
 	case api.PodCertificateRequests.Facts:
 		return l.restrictPodRequest(node, a)
+	case api.ResourceClaims.Facts:
+		return restrictDevices(node, a)
 	}
 	return nil
 }
@@ -87,6 +90,21 @@ func (l *List) restrictPod(node string, a *registry.Attributes) error {
 		return nil
 	}
 	return forbid(a, "unexpected operation %q, node %q can only create and delete mirror pods", a.Operation, node)
+}
+
+// restrictDevices: a node that says in a claim's status how its devices are says nothing else there.
+// For which drivers it may speak, and who allocates, deviceStatus looks at.
+func restrictDevices(node string, a *registry.Attributes) error {
+	was := old[resource.ResourceClaim](a)
+	is, _ := a.Object.(*resource.ResourceClaim)
+	if a.Subresource != "status" || a.Operation != registry.Update || was == nil || is == nil {
+		return forbid(a, "node %q can only update the status of resource claims", node)
+	}
+	same := equality.Semantic.DeepEqual
+	if !same(was.Labels, is.Labels) || !same(was.Annotations, is.Annotations) || !same(was.Finalizers, is.Finalizers) || !same(was.OwnerReferences, is.OwnerReferences) {
+		return forbid(a, "node %q cannot update metadata through the status of a resource claim", node)
+	}
+	return nil
 }
 
 // restrictClaims: which claims a pod has is not the node's to say; it may read those that are named.
