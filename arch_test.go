@@ -61,7 +61,7 @@ var importTable = []struct {
 	{"network/dns", []string{"api", "network"}},
 	{"gpu", []string{"gpu"}},
 	{"gpu/slices", []string{"gpu/device", "gpu/alloc", "gpu/share"}},
-	{"agent", []string{"api", "runtime/engine", "runtime/logfile", "gpu/device", "gpu/health", "gpu/inventory", "gpu/alloc", "gpu/share", "gpu/cdi", "gpu/labels", "gpu/metrics", "gpu/report", "gpu/mig", "gpu/slices", "gpu/params", "gpu/mps"}},
+	{"agent", []string{"api", "runtime/engine", "runtime/logfile", "gpu/device", "gpu/health", "gpu/inventory", "gpu/alloc", "gpu/share", "gpu/cdi", "gpu/labels", "gpu/metrics", "gpu/report", "gpu/mig", "gpu/slices", "gpu/params", "gpu/mps", "gpu/smi"}},
 	{"cli", []string{"api", "runtime/image", "runtime/engine", "runtime/bundle", "gpu/device", "gpu/report"}},
 	{"examples", nil},
 	{"scripts", []string{"api", "server/rest", "server/registry"}},

@@ -362,6 +362,10 @@ spec:
 	c.Eventually(patience, "the parameters are refused", func() error {
 		return missing(c.K("describe", "pod", "odd"), "FailedPrepareDynamicResources", `Failed to prepare dynamic resources`, `sharing.strategy: "Hope", it must be TimeSlicing or MPS`)
 	})
+	c.Eventually(patience, "the claim says so too", func() error {
+		return missing(c.K("get", "resourceclaims", "-o", `jsonpath={range .items[*].status.devices[*].conditions[*]}{.type}={.status} {.reason}: {.message}{"\n"}{end}`),
+			"Ready=True Prepared: ", "Ready=False PrepareFailed: NodePrepareResources failed for ResourceClaim odd-r-", `sharing.strategy: "Hope"`)
+	})
 	uid := c.Get("resourceclaim/shared", "{.metadata.uid}")
 	contains(t, c.Get("pod/good", "{.status.containerStatuses[0].allocatedResourcesStatus}"), `"name":"claim:r/gpu"`, `"health":"Healthy"`, "k8s.gpu.nvidia.com/claim="+uid+"-gpu-")
 	orch := func(args ...string) string {

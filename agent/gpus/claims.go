@@ -85,6 +85,9 @@ func sentence(v View, uuid string) string {
 type claimState struct {
 	// Sharing is by device; those without are not in it.
 	Sharing map[string]params.Sharing `json:"sharing,omitempty"`
+	// Slices are the devices that the claim asks an interval of time-slicing for, by name: empty
+	// if that is in force, else why not.
+	Slices map[string]string `json:"slices,omitempty"`
 	// Made are MIG devices that were made for the claim.
 	Made []string `json:"made,omitempty"`
 }
@@ -119,6 +122,9 @@ func (g Claims) Prepare(ctx context.Context, claim *resource.ResourceClaim, know
 	if known.Devices, state.Made, err = g.made(ctx, known.Devices); err != nil {
 		return known, err
 	}
+	if state.Slices, err = g.slices(ctx, known.Devices, state.Sharing); err != nil {
+		return known, err
+	}
 	known.State, err = json.Marshal(state)
 	return known, err
 }
@@ -146,6 +152,7 @@ func (g Claims) Unprepare(ctx context.Context, _ devices.Claim, known devices.Cl
 			return fmt.Errorf("reading what was prepared: %w", err)
 		}
 	}
+	g.usualSlices(ctx, known.Devices, state)
 	return g.unmake(ctx, known.Devices, state.Made)
 }
 
@@ -167,8 +174,14 @@ func (g Claims) ClaimEdits(ctx context.Context, c host.DeviceHolder, claim devic
 	return out, nil
 }
 
-// Conditions of a prepared device: there is nothing beside that it is ready.
-func (g Claims) Conditions(devices.ClaimDevice, []byte) []metav1.Condition { return nil }
+// Conditions of a prepared device, beside that it is ready.
+func (g Claims) Conditions(d devices.ClaimDevice, text []byte) []metav1.Condition {
+	var state claimState
+	if len(text) == 0 || json.Unmarshal(text, &state) != nil {
+		return nil // another orch wrote it; what it said stays
+	}
+	return sliceCondition(d, state)
+}
 
 // ClaimHealth says how a device is.
 func (g Claims) ClaimHealth(d devices.ClaimDevice) (core.ResourceHealthStatus, string) {

@@ -2,7 +2,10 @@ package gpus
 
 import (
 	"context"
+	"errors"
 	"log/slog"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -15,6 +18,7 @@ import (
 	"orch/agent/claims"
 	"orch/agent/devices"
 	"orch/agent/host"
+	"orch/gpu/cdi"
 	"orch/gpu/device"
 	"orch/gpu/fakenvml"
 	"orch/gpu/mps"
@@ -103,7 +107,7 @@ func TestClaimIsPrepared(t *testing.T) {
 	known := devices.ClaimDriver{Devices: list}
 	parameter(c, `{"apiVersion":"resource.nvidia.com/v1beta1","kind":"GpuConfig","sharing":{"strategy":"TimeSlicing","timeSlicingConfig":{"interval":"Long"}}}`, "r1")
 	ready, err := driver.Prepare(t.Context(), c, known)
-	if err != nil || string(ready.State) != `{"sharing":{"gpu-2":{"strategy":"TimeSlicing","interval":"Long"}}}` {
+	if err != nil || string(ready.State) != `{"sharing":{"gpu-2":{"strategy":"TimeSlicing","interval":"Long"}},"slices":{"gpu-2":"nvidia-smi is not among the driver's files, and NVML has no call for it"}}` {
 		t.Errorf("%s %v", ready.State, err)
 	}
 	e, err := driver.ClaimEdits(t.Context(), host.DeviceHolder{Pod: &core.Pod{}, Container: &core.Container{}}, devices.Claim{}, ready.Devices, ready.State)
@@ -137,6 +141,81 @@ func TestClaimIsPrepared(t *testing.T) {
 	parameter(c, `{"apiVersion":"resource.nvidia.com/v1beta1","kind":"GpuConfig","sharing":{}}`)
 	if _, err := driver.Prepare(t.Context(), c, known); err == nil || !strings.Contains(err.Error(), "device gpu-1: reading its parameters: sharing.strategy") {
 		t.Error(err)
+	}
+}
+
+// TestIntervalOfAClaim: the driver's nvidia-smi sets the cards' time slices, and sets them back; one
+// that is not there is said; one that refuses is an error that leaves nothing set.
+func TestIntervalOfAClaim(t *testing.T) {
+	r := newRig(t, "h100-8", share.Config{})
+	root := t.TempDir()
+	log := filepath.Join(root, "log")
+	smi := func(text string) {
+		t.Helper()
+		if err := errors.Join(os.MkdirAll(filepath.Join(root, "usr/bin"), 0o755), os.WriteFile(filepath.Join(root, "usr/bin/nvidia-smi"), []byte("#!/bin/sh\necho $LD_LIBRARY_PATH $@ >>"+log+"\n"+text), 0o755)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	there := true
+	r.config.Files = func(m device.Machine) (cdi.Files, error) {
+		f := cdi.Files{Root: root, Version: m.Driver.Version, Libraries: []cdi.File{{Path: "/usr/lib64/libnvidia-ml.so.580"}}}
+		if there {
+			f.Others = []cdi.File{{Path: "/usr/bin/nvidia-smi"}}
+		}
+		return f, nil
+	}
+	ran := func() string {
+		b, _ := os.ReadFile(log)
+		os.Remove(log)
+		return strings.ReplaceAll(string(b), filepath.Join(root, "usr/lib64")+" compute-policy -i ", "")
+	}
+	driver := Claims{r.GPUs}
+	c, list := claimed("gpu-1", "gpu-2", "gpu-3")
+	parameter(c, `{"apiVersion":"resource.nvidia.com/v1beta1","kind":"GpuConfig","sharing":{"strategy":"TimeSlicing","timeSlicingConfig":{"interval":"Long"}}}`, "r0", "r1")
+	list, err := driver.Resolve(c, list)
+	if err != nil {
+		t.Fatal(err)
+	}
+	known := devices.ClaimDriver{Devices: list}
+	says := func(state []byte) string {
+		var out []string
+		for _, d := range list {
+			for _, c := range driver.Conditions(d, state) {
+				out = append(out, d.Device+" "+c.Type+"="+string(c.Status)+" "+c.Reason+": "+c.Message)
+			}
+		}
+		return strings.Join(out, "; ")
+	}
+	one, two := r.machine.GPUs[1].UUID, r.machine.GPUs[2].UUID
+	smi("")
+	ready, err := driver.Prepare(t.Context(), c, known)
+	if got := ran(); err != nil || got != one+" --set-timeslice 3\n"+two+" --set-timeslice 3\n" {
+		t.Fatalf("it ran %q, %v", got, err)
+	}
+	if got := says(ready.State); got != "gpu-1 TimeSliceSet=True Applied: the card's time slice is Long; gpu-2 TimeSliceSet=True Applied: the card's time slice is Long" {
+		t.Error(got)
+	}
+	if err := driver.Unprepare(t.Context(), devices.Claim{}, ready); err != nil {
+		t.Error(err)
+	}
+	if got := ran(); got != one+" --set-timeslice 0\n"+two+" --set-timeslice 0\n" {
+		t.Errorf("afterwards it ran %q", got)
+	}
+	smi("case $@ in *" + two + "*3) echo not on this card; exit 1;; esac")
+	if _, err := driver.Prepare(t.Context(), c, known); err == nil || err.Error() != "device gpu-2: setting the time slice to Long: nvidia-smi compute-policy: not on this card (exit status 1)" {
+		t.Error(err)
+	}
+	if got := ran(); got != one+" --set-timeslice 3\n"+two+" --set-timeslice 3\n"+one+" --set-timeslice 0\n" {
+		t.Errorf("when it was refused it ran %q", got)
+	}
+	there = false
+	r.files.Store(nil)
+	ready, err = driver.Prepare(t.Context(), c, known)
+	if got := says(ready.State); err != nil || !strings.HasPrefix(got, "gpu-1 TimeSliceSet=False NotSupported: the interval Long of the claim's GpuConfig is not applied: nvidia-smi is not among the driver's files") {
+		t.Error(got, err)
+	}
+	if err := driver.Unprepare(t.Context(), devices.Claim{}, ready); err != nil || ran() != "" {
+		t.Error("what was not set was set back", err)
 	}
 }
 

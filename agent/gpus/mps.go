@@ -24,21 +24,31 @@ import (
 func (g *GPUs) MPSProgram() (mps.Program, error) { return g.mpsProgram(g.config.Look().Machine) }
 
 func (g *GPUs) mpsProgram(m device.Machine) (mps.Program, error) {
+	path, env, err := g.driverProgram(m, mps.Name, "libcuda.so.")
+	if err == nil && path == "" {
+		err = fmt.Errorf("%s is not among the driver's files: install the driver's compute utilities, or share GPUs in another way", mps.Name)
+	}
+	return mps.Program{Path: path, Env: env}, err
+}
+
+// driverProgram finds a program of the driver's files, and the environment in which it finds the
+// driver's library whose name begins so; an empty file is none.
+func (g *GPUs) driverProgram(m device.Machine, name, library string) (file string, env []string, err error) {
 	files, err := g.driverFiles(m)
 	if err != nil {
-		return mps.Program{}, err
+		return "", nil, err
 	}
 	for _, f := range files.Others {
-		if path.Base(f.Path) != mps.Name {
+		if path.Base(f.Path) != name {
 			continue
 		}
-		p := mps.Program{Path: filepath.Join("/", files.Root, f.Path), Env: []string{"PATH=" + filepath.Join("/", files.Root, path.Dir(f.Path)) + ":/usr/bin:/bin"}}
-		if i := slices.IndexFunc(files.Libraries, func(l cdi.File) bool { return strings.HasPrefix(path.Base(l.Path), "libcuda.so.") }); i >= 0 {
-			p.Env = append(p.Env, "LD_LIBRARY_PATH="+filepath.Join("/", files.Root, path.Dir(files.Libraries[i].Path)))
+		env = []string{"PATH=" + filepath.Join("/", files.Root, path.Dir(f.Path)) + ":/usr/bin:/bin"}
+		if i := slices.IndexFunc(files.Libraries, func(l cdi.File) bool { return strings.HasPrefix(path.Base(l.Path), library) }); i >= 0 {
+			env = append(env, "LD_LIBRARY_PATH="+filepath.Join("/", files.Root, path.Dir(files.Libraries[i].Path)))
 		}
-		return p, nil
+		return filepath.Join("/", files.Root, f.Path), env, nil
 	}
-	return mps.Program{}, fmt.Errorf("%s is not among the driver's files: install the driver's compute utilities, or share GPUs in another way", mps.Name)
+	return "", nil, nil
 }
 
 // mpsKey names the daemon of a device.

@@ -24,6 +24,13 @@ const (
 	MIG = "MigDeviceConfig"
 )
 
+// others are kinds that NVIDIA's drivers know and this node does not act on, with the reason.
+var others = map[string]string{
+	"VfioDeviceConfig":           "it hands a card to a virtual machine by VFIO, and this node gives cards to containers: leave it out, or use " + GPU,
+	"ComputeDomainChannelConfig": "it is of the driver compute-domain.nvidia.com, and this node has no multi-node NVLink domains",
+	"ComputeDomainDaemonConfig":  "it is of the driver compute-domain.nvidia.com, and this node has no multi-node NVLink domains",
+}
+
 // Strategy is how the users of one claim share a device.
 type Strategy string
 
@@ -33,7 +40,7 @@ const (
 	MPS         Strategy = "MPS"
 )
 
-// intervals are how long one user of a card has it at a time.
+// intervals are how long one user of a card has it at a time (smi.TimeSlices).
 var intervals = []string{"Default", "Short", "Medium", "Long"}
 
 // Config is one set of parameters.
@@ -87,6 +94,13 @@ func Parse(text []byte) (Config, error) {
 	var f form
 	if len(text) > maxText {
 		return Config{}, fmt.Errorf("%d bytes, %d are the most", len(text), maxText)
+	}
+	// Their kinds go first: their fields are not ours to judge.
+	var head struct {
+		Kind string `json:"kind"`
+	}
+	if json.Unmarshal(text, &head) == nil && others[head.Kind] != "" {
+		return Config{}, fmt.Errorf("kind: %s is not supported: %s", head.Kind, others[head.Kind])
 	}
 	d := json.NewDecoder(bytes.NewReader(text))
 	d.DisallowUnknownFields()
