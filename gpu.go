@@ -95,6 +95,7 @@ type nodeGPUs struct {
 	provider  *gpus.GPUs
 	plugins   *nodePlugins
 	devices   *devices.Manager
+	bound     func() []*core.Pod // those of this node
 	claims    *claims.Claims
 	drivers   *draplugins.Plugins
 	page      *gpus.Page
@@ -140,6 +141,12 @@ func newGPUs(c nodeConfig, imageFile func(ctx context.Context, ref, path string,
 	}
 	g.devices, err = devices.New(devices.Config{
 		Path: filepath.Join(c.DataDir, "agent", "devices.json"), Released: g.poke, Log: log,
+		Bound: func() []*core.Pod {
+			if g.bound == nil { // nobody is asked before there is a client
+				return nil
+			}
+			return g.bound()
+		},
 		Providers: []devices.Provider{g.plugins, g.provider, plugins.Gone{Plugins: g.plugins.Plugins}},
 	})
 	if err != nil {
@@ -314,7 +321,7 @@ func (g *nodeGPUs) partition(ctx context.Context, node gpuNode, event func(event
 	}
 	return g.provider.Partition(ctx, gpus.Partition{
 		Driver: g.mig, File: g.layouts, Ready: g.inventory.Ready(), Wish: node.wish, Wishes: wishes, State: node.state, Event: event,
-		Reserve: g.devices.Reserve, Holdings: g.devices.Holdings, Refresh: g.inventory.Refresh, Reset: g.inventory.ResetCard,
+		Reserve: g.devices.Reserve, Holdings: g.devices.Holdings, Promised: g.devices.Promised, Refresh: g.inventory.Refresh, Reset: g.inventory.ResetCard,
 		Planner: gpus.Planner{Demand: node.demand, Potential: node.potential, PodEvent: podEvent},
 	}, g.freed)
 }
@@ -325,6 +332,7 @@ func (g *nodeGPUs) claim(config nodeConfig, c *client.Client) error {
 	if err != nil {
 		return fmt.Errorf("reading which boot of the machine this is: %w", err)
 	}
+	g.bound = gpuNode{c, config.NodeName}.pods
 	if g.drivers, err = newDrivers(config, c, g.log); err != nil {
 		return err
 	}

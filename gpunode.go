@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"slices"
 
 	core "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -34,6 +35,11 @@ func (n gpuNode) wishes(ctx context.Context) (<-chan struct{}, error) {
 		}
 	})
 	return out, err
+}
+
+// pods are those that are bound to the node.
+func (n gpuNode) pods() []*core.Pod {
+	return slices.DeleteFunc(client.CachedList(n.client, api.Pods, "", nil), func(p *core.Pod) bool { return p.Spec.NodeName != n.name })
 }
 
 // wish is what the label asks for, and the state that the node shows.

@@ -104,7 +104,10 @@ type Config struct {
 	Providers []Provider
 	// Released is called after devices were taken back and must not block; nil: nobody waits for it.
 	Released func()
-	Log      *slog.Logger
+	// Bound are the pods that are bound to this node, admitted or not; nil: nobody says. It must not
+	// call back.
+	Bound func() []*core.Pod
+	Log   *slog.Logger
 }
 
 // Manager is the owner of the ledger.

@@ -3,7 +3,8 @@ package devices
 import "slices"
 
 // Reserve keeps parts (Device.Part) from being given while their owner alters them, until
-// release is called. If somebody holds one of them nothing is reserved, and who is said.
+// release is called. If somebody holds one of them, or was bound to have it, nothing is reserved, and
+// who is said.
 func (m *Manager) Reserve(parts []string) (release func(), held []Holding) {
 	m.admitting.Lock() // a pod that is choosing has chosen first
 	defer m.admitting.Unlock()
@@ -11,7 +12,7 @@ func (m *Manager) Reserve(parts []string) (release func(), held []Holding) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	of := devicesOf(offer)
-	for _, h := range m.ledger.holdings() {
+	for _, h := range slices.Concat(m.ledger.holdings(), m.promisedLocked()) {
 		if h.Claim.Admin {
 			continue
 		}

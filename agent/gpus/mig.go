@@ -50,9 +50,11 @@ type Partition struct {
 	// State sets LabelMIGState.
 	State func(ctx context.Context, state string) error
 	Event func(eventType, reason, message string)
-	// Reserve keeps devices from being given, Holdings are those of the ledger.
+	// Reserve keeps devices from being given, Holdings are those of the ledger, Promised those of
+	// pods that were bound and are not in it yet.
 	Reserve  func(parts []string) (release func(), held []devices.Holding)
 	Holdings func() []devices.Holding
+	Promised func() []devices.Holding
 	// Refresh has the machine read again; Reset resets a card that nobody holds.
 	Refresh func(ctx context.Context) error
 	Reset   func(ctx context.Context, g device.GPU) error
@@ -189,10 +191,10 @@ func (p *partitioner) todo(layouts map[string]mig.Layout) (out []mig.Plan) {
 	return out
 }
 
-// held says of devices who holds them.
+// held says of devices who holds them, or is about to.
 func (p *partitioner) held() mig.Held {
 	out := mig.Held{}
-	for _, h := range p.Holdings() {
+	for _, h := range slices.Concat(p.Promised(), p.Holdings()) {
 		for _, id := range h.IDs {
 			out[alloc.DeviceOf(id)] = h.Holder()
 		}

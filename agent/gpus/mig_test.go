@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	core "k8s.io/api/core/v1"
+
 	"orch/agent/devices"
 	"orch/gpu/cdi"
 	"orch/gpu/device"
@@ -26,6 +28,7 @@ type migRig struct {
 	t         *testing.T
 	player    *fakenvml.Player
 	manager   *devices.Manager
+	bound     []*core.Pod
 	inventory *inventory.Inventory
 	p         partitioner
 	wish      string
@@ -58,7 +61,7 @@ func newMIGRig(t *testing.T, name string, n int) *migRig {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if r.manager, err = devices.New(devices.Config{Path: filepath.Join(t.TempDir(), "ledger"), Providers: []devices.Provider{r.GPUs}, Log: log}); err != nil {
+	if r.manager, err = devices.New(devices.Config{Path: filepath.Join(t.TempDir(), "ledger"), Providers: []devices.Provider{r.GPUs}, Log: log, Bound: func() []*core.Pod { return r.bound }}); err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
@@ -74,7 +77,7 @@ func (r *migRig) partition() Partition {
 	return Partition{Driver: r.player, Ready: r.inventory.Ready(), Wish: func() (string, string) { return r.wish, r.state },
 		State:   func(_ context.Context, s string) error { r.state, r.states = s, append(r.states, s); return nil },
 		Event:   func(_, reason, message string) { r.events = append(r.events, reason+": "+message) },
-		Reserve: r.manager.Reserve, Holdings: r.manager.Holdings, Refresh: r.inventory.Refresh,
+		Reserve: r.manager.Reserve, Holdings: r.manager.Holdings, Promised: r.manager.Promised, Refresh: r.inventory.Refresh,
 		Reset: func(context.Context, device.GPU) error { r.resets++; return errors.New("cannot be reset here") }}
 }
 

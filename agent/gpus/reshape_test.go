@@ -8,6 +8,8 @@ import (
 	"testing"
 	"time"
 
+	core "k8s.io/api/core/v1"
+
 	"orch/api"
 	"orch/gpu/device"
 )
@@ -101,5 +103,35 @@ func TestProcessKeepsACardFromThePlanner(t *testing.T) {
 	r.player.SetProcesses()
 	if got := r.ask(""); got != "map[mig-1g.18gb:1]" {
 		t.Error(got)
+	}
+}
+
+// TestBoundPodsKeepTheirCards: a pod that was bound, with the devices that the scheduler chose, and that
+// the node has not admitted yet, has them as if it held them: for the planner, and for a layout that
+// somebody wishes.
+func TestBoundPodsKeepTheirCards(t *testing.T) {
+	r := newPlannerRig(t, 2)
+	cards := r.inventory.State().Machine.GPUs
+	bind := func(uid, card string) *core.Pod { return chosen(podWith(uid, "nvidia.com/gpu", 1), card) }
+	first := bind("first", cards[0].UUID)
+	r.bound = []*core.Pod{first, bind("second", cards[1].UUID)}
+	if got := r.waits("slice", "mig-3g.71gb", 1); got != "map[gpu:2]" || r.potential["nvidia.com/mig-3g.71gb"] != 0 {
+		t.Errorf("a card of a bound pod was partitioned: %s, %v", got, r.potential)
+	}
+	if release, held := r.manager.Reserve([]string{cards[0].UUID}); release != nil || len(held) != 1 || held[0].Pod != "first" {
+		t.Errorf("a card of a bound pod was reserved: %v", held)
+	}
+	if got := r.ask("all-3g.71gb"); got != "map[gpu:2]" || r.state != MIGPending {
+		t.Errorf("for a layout: %s %s", got, r.state)
+	}
+	if err := r.manager.Admit(first); err != nil {
+		t.Fatal(err)
+	}
+	r.bound = r.bound[:1] // the other one went before it was admitted
+	if got := r.ask(""); got != "map[gpu:1 mig-3g.71gb:1]" {
+		t.Errorf("the card that nobody is to have: %s", got)
+	}
+	if got := r.manager.Holdings(); len(got) != 1 || got[0].IDs[0] != cards[0].UUID {
+		t.Errorf("held are %v", got)
 	}
 }
