@@ -3,7 +3,8 @@
 // operations of their own goroutines (setup.go, start.go, kill.go, teardown.go),
 // and reports the status. Operations never touch a worker's state: they post
 // their outcome to its mailbox. It refuses to know networks, volumes and
-// runtimes but by their interfaces. Start reading at Pods.Run, then worker.step.
+// runtimes but by their interfaces. Start reading at Pods.Run, then worker.step;
+// build.go is what a container is made of, files.go where a pod's files lie.
 package pods
 
 import (

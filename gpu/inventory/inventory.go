@@ -5,8 +5,8 @@
 // injection read State, wait by Subscribe, and tell it when a unit is Drained. It
 // refuses to let one card's error reach another card.
 //
-// Start reading at Config and Inventory.Run; the owner's steps are in owner.go. Pure
-// parts: merge.go (two tiers into one Machine), diagnose.go (what is wrong with a
+// Start reading at Config and Inventory.Run; the owner's steps are in owner.go (readings)
+// and care.go (events, health, resets). Pure parts: merge.go (two tiers into one Machine), diagnose.go (what is wrong with a
 // driver, and the node conditions). memory.go is what outlives a restart.
 package inventory
 
