@@ -195,7 +195,7 @@ func TestConversionWatch(t *testing.T) {
 	w, c := start(t), newConverts(t)
 	w.define(c.definition("[v1beta1, v1]"))
 	w.must(201, "POST", gadgetsV1, v1Gadget("a", "h:1"))
-	resp, err := w.http.Get(w.url + gadgetsV2 + "?watch=true&timeoutSeconds=15")
+	resp, err := w.http.Get(w.url + gadgetsV2 + "?watch=true&timeoutSeconds=120")
 	if err != nil {
 		t.Fatal(err)
 	}

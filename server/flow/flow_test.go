@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -97,13 +98,13 @@ func TestNoisyUserStarvesNobody(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := standard(60)
 		ctx, stop := context.WithCancel(t.Context())
-		refusedN := 0
+		var refusals atomic.Int32
 		for range 2000 {
 			go func() {
 				for ctx.Err() == nil {
 					ticket, ok := enter(ctx, c, user("noisy"))
 					if !ok {
-						refusedN++
+						refusals.Add(1)
 						time.Sleep(time.Duration(ticket.RetryAfter) * time.Second)
 						continue
 					}
@@ -135,7 +136,7 @@ func TestNoisyUserStarvesNobody(t *testing.T) {
 		} else {
 			ticket.Leave()
 		}
-		if refusedN == 0 {
+		if refusals.Load() == 0 {
 			t.Error("nobody was refused")
 		}
 		stop()
