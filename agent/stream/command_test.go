@@ -8,6 +8,7 @@ import (
 	"io"
 	"runtime"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -138,13 +139,17 @@ func TestDisconnectKills(t *testing.T) {
 		for _, stdin := range []int{0, 10, 10 << 20} {
 			t.Run(fmt.Sprintf("%s/%d bytes of input", way.name, stdin), func(t *testing.T) {
 				started, ended := make(chan struct{}), make(chan error, 1)
+				var once sync.Once
 				r := newRig(t, fakeengine.Script{Exec: func(ctx context.Context, s engine.ExecSpec, streams engine.IO) (int, error) {
-					close(started)
+					fmt.Fprint(streams.Stdout, "here")
 					_, err := script.Exec(ctx, s, streams)
 					ended <- err
 					return 0, err
 				}}, func(c *Config) { c.Ping = 50 * time.Millisecond })
-				o := remotecommand.StreamOptions{Stdin: io.MultiReader(io.LimitReader(zeros{}, int64(stdin)), silence(t)), Stdout: io.Discard}
+				o := remotecommand.StreamOptions{Stdin: io.MultiReader(io.LimitReader(zeros{}, int64(stdin)), silence(t)), Stdout: writerFunc(func(b []byte) (int, error) { // a client that is cut off before it reads does not end
+					once.Do(func() { close(started) })
+					return len(b), nil
+				})}
 				cable := r.cable()
 				u := r.url("/exec/default/web/app", remoteQuery(o, "deaf"))
 				u.Host = cable.Addr().String()
@@ -317,13 +322,14 @@ func TestAttachToLess(t *testing.T) {
 func TestRunEnds(t *testing.T) {
 	for _, way := range transports {
 		t.Run(way.name, func(t *testing.T) {
-			var started atomic.Int32
+			var reading atomic.Int32 // a client that is cut off before it reads does not end
 			r := newRig(t, fakeengine.Script{Exec: func(ctx context.Context, s engine.ExecSpec, streams engine.IO) (int, error) {
-				started.Add(1)
+				fmt.Fprint(streams.Stdout, "here")
 				return script.Exec(ctx, s, streams)
 			}}, nil)
 			for _, command := range []string{"deaf", "zeros"} {
 				o := remotecommand.StreamOptions{Stdin: silence(t), Stdout: writerFunc(func(b []byte) (int, error) {
+					reading.Add(1)
 					<-t.Context().Done() // reads no more
 					return len(b), nil
 				})}
@@ -333,7 +339,7 @@ func TestRunEnds(t *testing.T) {
 				}
 				go func() { _ = x.StreamWithContext(t.Context(), o) }()
 			}
-			if !await(func() bool { return started.Load() == 2 }) {
+			if !await(func() bool { return reading.Load() == 2 }) {
 				t.Fatal("not connected")
 			}
 			begin := time.Now()
