@@ -212,6 +212,12 @@ func (l *List) Run(ctx context.Context) error {
 		err = l.cache.Subscribe(ctx, api.Services.Facts, l.cfg.Services.Apply)
 	}
 	if err == nil {
+		err = l.cache.Subscribe(ctx, api.ServiceCIDRs.Facts, l.cfg.Services.ApplyRange)
+	}
+	if err == nil {
+		err = l.cache.Subscribe(ctx, api.IPAddresses.Facts, l.cfg.Services.ApplyReserved)
+	}
+	if err == nil {
 		err = l.webhooks.Follow(ctx)
 	}
 	if err == nil {

@@ -24,16 +24,12 @@ var (
 	ErrFull = errors.New("range is full")
 )
 
-// Pool hands out numbers 0 <= n < size to owners. It is safe for parallel use.
-type Pool struct {
-	size int
-	// quiet numbers at the start are handed out last, as they are what people ask
-	// for by hand.
-	quiet int
-	now   func() time.Time
+// Pool hands out numbers or addresses to owners. It is safe for parallel use.
+type Pool[K comparable] struct {
+	now func() time.Time
 
 	mu   sync.Mutex
-	held map[int]holder
+	held map[K]holder
 }
 
 type holder struct {
@@ -42,13 +38,22 @@ type holder struct {
 	until time.Time
 }
 
-// NewPool makes a pool of size numbers; quiet of them are handed out last.
-func NewPool(size, quiet int, now func() time.Time) *Pool {
-	return &Pool{size: size, quiet: min(quiet, size), now: now, held: map[int]holder{}}
+// span is a row of what a pool may hand out.
+type span[K any] struct {
+	size int
+	// quiet ones at the start are handed out last, as they are what people ask
+	// for by hand.
+	quiet int
+	at    func(n int) K
+}
+
+// NewPool makes a pool that holds nothing.
+func NewPool[K comparable](now func() time.Time) *Pool[K] {
+	return &Pool[K]{now: now, held: map[K]holder{}}
 }
 
 // Reserve takes n for owner; ErrTaken if another has it.
-func (p *Pool) Reserve(n int, owner string) error {
+func (p *Pool[K]) Reserve(n K, owner string) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if !p.freeLocked(n, owner) {
@@ -61,7 +66,7 @@ func (p *Pool) Reserve(n int, owner string) error {
 }
 
 // Check is Reserve without taking (dry runs).
-func (p *Pool) Check(n int, owner string) error {
+func (p *Pool[K]) Check(n K, owner string) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if !p.freeLocked(n, owner) {
@@ -70,18 +75,18 @@ func (p *Pool) Check(n int, owner string) error {
 	return nil
 }
 
-// Next takes any free number; with dry it only says which.
-func (p *Pool) Next(owner string, dry bool) (int, error) {
+// Next takes any free one of a span; with dry it only says which.
+func (p *Pool[K]) Next(owner string, s span[K], dry bool) (K, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for _, band := range [][2]int{{p.quiet, p.size}, {0, p.quiet}} {
+	for _, band := range [][2]int{{s.quiet, s.size}, {0, s.quiet}} {
 		width := band[1] - band[0]
 		if width <= 0 {
 			continue
 		}
 		start := rand.IntN(width)
 		for i := range width {
-			n := band[0] + (start+i)%width
+			n := s.at(band[0] + (start+i)%width)
 			// Not even the owner's own: it may ask for several.
 			if h, ok := p.held[n]; ok && (h.until.IsZero() || p.now().Before(h.until)) {
 				continue
@@ -92,23 +97,31 @@ func (p *Pool) Next(owner string, dry bool) (int, error) {
 			return n, nil
 		}
 	}
-	return 0, ErrFull
+	var none K
+	return none, ErrFull
 }
 
-func (p *Pool) freeLocked(n int, owner string) bool {
+func (p *Pool[K]) freeLocked(n K, owner string) bool {
 	h, ok := p.held[n]
 	return !ok || h.owner == owner || (!h.until.IsZero() && !p.now().Before(h.until))
 }
 
 // Stored notes that owner's stored object has n, whoever else had it.
-func (p *Pool) Stored(n int, owner string) {
+func (p *Pool[K]) Stored(n K, owner string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.held[n] = holder{owner: owner}
 }
 
+// Has tells whether owner has n.
+func (p *Pool[K]) Has(n K, owner string) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.held[n].owner == owner
+}
+
 // Release gives n back if owner has it.
-func (p *Pool) Release(n int, owner string) {
+func (p *Pool[K]) Release(n K, owner string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.held[n].owner == owner {
@@ -117,7 +130,7 @@ func (p *Pool) Release(n int, owner string) {
 }
 
 // Held counts numbers that are stored or pending.
-func (p *Pool) Held() int {
+func (p *Pool[K]) Held() int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return len(p.held)

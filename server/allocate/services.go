@@ -1,7 +1,6 @@
 package allocate
 
 import (
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -18,8 +17,8 @@ import (
 
 // Config names the ranges. It is not changed after New.
 type Config struct {
-	// ServiceCIDR is where cluster IPs come from; its first and, for IPv4, last
-	// address are never handed out.
+	// ServiceCIDR is where cluster IPs come from, beside the ready ServiceCIDR objects; its
+	// first and, for IPv4, last address are never handed out.
 	ServiceCIDR netip.Prefix
 	// FirstPort and LastPort bound node ports, both included.
 	FirstPort, LastPort int
@@ -31,8 +30,10 @@ type Config struct {
 type Services struct {
 	cfg    Config
 	family core.IPFamily
-	ips    *Pool
-	ports  *Pool
+	ips    *Pool[netip.Addr]
+	ports  *Pool[int]
+	block  block // of cfg.ServiceCIDR
+	ranges ranges
 }
 
 // New checks cfg.
@@ -48,19 +49,13 @@ func New(cfg Config) (*Services, error) {
 	}
 	cfg.ServiceCIDR = cfg.ServiceCIDR.Masked()
 	s := &Services{cfg: cfg, family: core.IPv4Protocol}
-	bits := cfg.ServiceCIDR.Addr().BitLen() - cfg.ServiceCIDR.Bits()
-	size := 1<<min(bits, 16) - 1 // without the network's own address
-	if cfg.ServiceCIDR.Addr().Is4() {
-		size-- // and without the broadcast address
-	} else {
+	if cfg.ServiceCIDR.Addr().Is6() {
 		s.family = core.IPv6Protocol
 	}
-	if size < 1 {
+	if s.block = blockOf(cfg.ServiceCIDR); s.block.size < 1 {
 		return nil, fmt.Errorf("setting up service addresses: %s has no room; use at least a /30", cfg.ServiceCIDR)
 	}
-	ports := cfg.LastPort - cfg.FirstPort + 1
-	s.ips = NewPool(size, band(size), cfg.Now)
-	s.ports = NewPool(ports, portBand(ports), cfg.Now)
+	s.ips, s.ports = NewPool[netip.Addr](cfg.Now), NewPool[int](cfg.Now)
 	return s, nil
 }
 
@@ -82,68 +77,58 @@ func portBand(size int) int {
 }
 
 // FirstIP is that of the kubernetes Service.
-func (s *Services) FirstIP() netip.Addr { return s.ip(0) }
+func (s *Services) FirstIP() netip.Addr { return s.block.at(0) }
 
-func (s *Services) ip(n int) netip.Addr {
-	a := s.cfg.ServiceCIDR.Addr().As16()
-	low := binary.BigEndian.Uint64(a[8:])
-	binary.BigEndian.PutUint64(a[8:], low+uint64(n)+1)
-	ip := netip.AddrFrom16(a)
-	if s.family == core.IPv4Protocol {
-		ip = ip.Unmap()
-	}
-	return ip
-}
-
-// index is the number of an address in the pool.
-func (s *Services) index(ip netip.Addr) (int, bool) {
-	if !s.cfg.ServiceCIDR.Contains(ip) {
-		return 0, false
-	}
-	a, base := ip.As16(), s.cfg.ServiceCIDR.Addr().As16()
-	n := binary.BigEndian.Uint64(a[8:]) - binary.BigEndian.Uint64(base[8:]) - 1
-	return int(n), n < uint64(s.ips.size)
+// portSpan is the node ports.
+func (s *Services) portSpan() span[int] {
+	n := s.cfg.LastPort - s.cfg.FirstPort + 1
+	return span[int]{n, portBand(n), func(n int) int { return n + s.cfg.FirstPort }}
 }
 
 // Apply follows the cache of Services.
 func (s *Services) Apply(c client.Change) {
-	if o, ok := c.Old.(*core.Service); ok && o != nil {
-		var keep *core.Service
-		if n, ok := c.New.(*core.Service); ok {
-			keep = n
-		}
-		s.each(o, func(p *Pool, n int) {
-			if keep == nil || !s.uses(keep, p, n) {
-				p.Release(n, owner(o))
-			}
-		})
+	was, _ := c.Old.(*core.Service)
+	is, _ := c.New.(*core.Service)
+	follow(s.ips, was, is, clusterIPs)
+	follow(s.ports, was, is, s.nodePorts)
+}
+
+// follow notes in a pool what a stored Service has, and had.
+func follow[K comparable](p *Pool[K], was, is *core.Service, all func(*core.Service) []K) {
+	var keep []K
+	if is != nil {
+		keep = all(is)
 	}
-	if n, ok := c.New.(*core.Service); ok && n != nil {
-		s.each(n, func(p *Pool, i int) { p.Stored(i, owner(n)) })
+	if was != nil {
+		for _, n := range all(was) {
+			if !slices.Contains(keep, n) {
+				p.Release(n, owner(was))
+			}
+		}
+	}
+	for _, n := range keep {
+		p.Stored(n, owner(is))
 	}
 }
 
 func owner(o *core.Service) string { return o.Namespace + "/" + o.Name }
 
-// each visits what a stored Service holds.
-func (s *Services) each(o *core.Service, visit func(*Pool, int)) {
+func clusterIPs(o *core.Service) (out []netip.Addr) {
 	for _, text := range o.Spec.ClusterIPs {
 		if ip, err := netip.ParseAddr(text); err == nil {
-			if n, ok := s.index(ip); ok {
-				visit(s.ips, n)
-			}
+			out = append(out, ip)
 		}
 	}
-	for _, p := range append(portNumbers(o), int(o.Spec.HealthCheckNodePort)) {
-		if p >= s.cfg.FirstPort && p <= s.cfg.LastPort {
-			visit(s.ports, p-s.cfg.FirstPort)
-		}
-	}
+	return out
 }
 
-func (s *Services) uses(o *core.Service, pool *Pool, n int) (found bool) {
-	s.each(o, func(p *Pool, i int) { found = found || (p == pool && i == n) })
-	return found
+func (s *Services) nodePorts(o *core.Service) (out []int) {
+	for _, p := range append(portNumbers(o), int(o.Spec.HealthCheckNodePort)) {
+		if p >= s.cfg.FirstPort && p <= s.cfg.LastPort {
+			out = append(out, p)
+		}
+	}
+	return out
 }
 
 func portNumbers(o *core.Service) []int {
@@ -227,11 +212,11 @@ func (s *Services) completeIP(o *core.Service, dry bool) error {
 		return nil
 	}
 	if o.Spec.ClusterIP == "" {
-		n, err := s.ips.Next(owner(o), dry)
+		ip, err := s.nextIP(owner(o), dry)
 		if err != nil {
 			return apierrors.NewInternalError(fmt.Errorf("failed to allocate a serviceIP: %w", err))
 		}
-		o.Spec.ClusterIP = s.ip(n).String()
+		o.Spec.ClusterIP = ip.String()
 		o.Spec.ClusterIPs = []string{o.Spec.ClusterIP}
 		return nil
 	}
@@ -241,19 +226,21 @@ func (s *Services) completeIP(o *core.Service, dry bool) error {
 		if err != nil {
 			return nil // validation says so, with the better words
 		}
-		n, ok := s.index(ip)
-		if !ok {
-			return invalid(o, field.Invalid(path, o.Spec.ClusterIPs, fmt.Sprintf(
-				"failed to allocate IP %s: the provided IP (%s) is not in the valid range. The range of valid IPs is %s", ip, ip, s.cfg.ServiceCIDR)))
+		if s.ips.Has(ip, owner(o)) {
+			continue // wherever it came from
 		}
-		if err := s.take(s.ips, n, o, dry); err != nil {
+		if !s.inRange(ip) {
+			return invalid(o, field.Invalid(path, o.Spec.ClusterIPs, fmt.Sprintf(
+				"failed to allocate IP %s: the provided IP (%s) is not in the valid range. The range of valid IPs is %s", ip, ip, s.rangesText())))
+		}
+		if err := take(s.ips, ip, o, dry); err != nil {
 			return invalid(o, field.Invalid(path, o.Spec.ClusterIPs, fmt.Sprintf("failed to allocate IP %s: provided IP is already allocated", ip)))
 		}
 	}
 	return nil
 }
 
-func (s *Services) take(p *Pool, n int, o *core.Service, dry bool) error {
+func take[K comparable](p *Pool[K], n K, o *core.Service, dry bool) error {
 	if dry {
 		return p.Check(n, owner(o))
 	}
@@ -284,11 +271,11 @@ func (s *Services) completePorts(o *core.Service, dry bool) error {
 			p.NodePort = twin
 			continue
 		}
-		n, err := s.ports.Next(owner(o), dry)
+		n, err := s.ports.Next(owner(o), s.portSpan(), dry)
 		if err != nil {
 			return apierrors.NewInternalError(fmt.Errorf("failed to allocate a nodePort: %w", err))
 		}
-		p.NodePort = int32(n + s.cfg.FirstPort)
+		p.NodePort = int32(n)
 	}
 	return nil
 }
@@ -307,11 +294,10 @@ func twinPort(before []core.ServicePort, p core.ServicePort) int32 {
 }
 
 func (s *Services) takePort(o *core.Service, port int32, path *field.Path, dry bool) error {
-	n := int(port) - s.cfg.FirstPort
-	if n < 0 || n >= s.ports.size {
+	if int(port) < s.cfg.FirstPort || int(port) > s.cfg.LastPort {
 		return invalid(o, field.Invalid(path, port, fmt.Sprintf("provided port is not in the valid range. The range of valid ports is %d-%d", s.cfg.FirstPort, s.cfg.LastPort)))
 	}
-	if err := s.take(s.ports, n, o, dry); err != nil {
+	if err := take(s.ports, int(port), o, dry); err != nil {
 		return invalid(o, field.Invalid(path, port, "provided port is already allocated"))
 	}
 	return nil
@@ -324,10 +310,10 @@ func (s *Services) completeHealthPort(o *core.Service, dry bool) error {
 	if p := o.Spec.HealthCheckNodePort; p != 0 {
 		return s.takePort(o, p, field.NewPath("spec", "healthCheckNodePort"), dry)
 	}
-	n, err := s.ports.Next(owner(o), dry)
+	n, err := s.ports.Next(owner(o), s.portSpan(), dry)
 	if err != nil {
 		return apierrors.NewInternalError(fmt.Errorf("failed to allocate a HealthCheck NodePort: %w", err))
 	}
-	o.Spec.HealthCheckNodePort = int32(n + s.cfg.FirstPort)
+	o.Spec.HealthCheckNodePort = int32(n)
 	return nil
 }

@@ -32,6 +32,7 @@ import (
 	"orch/server/controllers/resourceclaim"
 	"orch/server/controllers/rootca"
 	"orch/server/controllers/serviceaccount"
+	"orch/server/controllers/servicecidr"
 	"orch/server/controllers/statefulset"
 	"orch/server/controllers/storagemigration"
 	"orch/server/controllers/ttlafterfinished"
@@ -92,6 +93,7 @@ func Specs(d Deps) ([]reconcile.Spec, error) {
 		// Services.
 		endpointslice.Specs(c),
 		endpoints.Specs(c),
+		servicecidr.Specs(servicecidr.Deps{Client: c, Now: now}),
 		// Nodes and their pods.
 		cidrs,
 		nodelife.Specs(nodelife.Deps{Client: c, Events: rec, Now: now}),
