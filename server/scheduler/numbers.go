@@ -29,6 +29,7 @@ var (
 	attemptBounds = histogram.Exponential(0.001, 2, 15)
 	sliBounds     = histogram.Exponential(0.01, 2, 20)
 	countBounds   = histogram.Exponential(1, 2, 5)
+	victimBounds  = histogram.Exponential(1, 2, 7)
 )
 
 // numbers are what the metrics page shows of the scheduler.
@@ -40,10 +41,13 @@ type numbers struct {
 	// sli is from when a pod was first seen to its binding, by attempts that it took (0: the first).
 	sli   [mostAttempts]*histogram.Histogram
 	tries *histogram.Histogram
+	// preemptions are attempts to make room, victims how many pods each that found some ends.
+	preemptions atomic.Uint64
+	victims     *histogram.Histogram
 }
 
 func newNumbers() *numbers {
-	n := &numbers{tries: histogram.New(countBounds)}
+	n := &numbers{tries: histogram.New(countBounds), victims: histogram.New(victimBounds)}
 	for i := range n.attempts {
 		n.attempts[i].took = histogram.New(attemptBounds)
 	}
@@ -63,6 +67,13 @@ func (n *numbers) bound(attempts int, since time.Duration) {
 	n.tries.Observe(float64(attempts))
 }
 
+func (n *numbers) preempted(victims int) {
+	n.preemptions.Add(1)
+	if victims > 0 {
+		n.victims.Observe(float64(victims))
+	}
+}
+
 // Collector shows the numbers.
 func (s *Scheduler) Collector() prometheus.Collector {
 	d := func(name, help string, labels ...string) *prometheus.Desc {
@@ -74,12 +85,15 @@ func (s *Scheduler) Collector() prometheus.Collector {
 		d("scheduling_attempt_duration_seconds", "How long attempts took, the binding included.", "result", "profile"),
 		d("pod_scheduling_sli_duration_seconds", "How long pods waited for their node, by attempts.", "attempts"),
 		d("pod_scheduling_attempts", "Attempts that pods took until they were placed."),
+		d("preemption_attempts_total", "Attempts to make room for a pod by ending others."),
+		d("preemption_victims", "Pods that are ended to make room for one."),
 	}
 }
 
 type collector struct {
 	s                                        *Scheduler
 	pending, attempts, durations, sli, tries *prometheus.Desc
+	preemptions, victims                     *prometheus.Desc
 }
 
 // Describe says nothing: Collect shows what there is.
@@ -105,4 +119,6 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 		}
 	}
 	out <- n.tries.Metric(c.tries)
+	out <- prometheus.MustNewConstMetric(c.preemptions, prometheus.CounterValue, float64(n.preemptions.Load()))
+	out <- n.victims.Metric(c.victims)
 }

@@ -31,8 +31,9 @@ type cluster struct {
 	events []string // guarded by mu
 	// refuse fails writes of the scheduler; nil fails none. Guarded by mu.
 	refuse func(client.Target) error
-	// stop ends the scheduler that runs now.
-	stop func()
+	// stop ends scheduler, which runs now.
+	stop      func()
+	scheduler *Scheduler
 }
 
 // refusing is the scheduler's way to the API.
@@ -144,6 +145,7 @@ func (c *cluster) start() {
 	if err != nil {
 		c.Fatal(err)
 	}
+	c.scheduler = s
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- s.Run(ctx) }()
@@ -257,6 +259,9 @@ func TestImportantPodPreempts(t *testing.T) {
 	c.until("high", "bound in the place of low", bound)
 	if c.Lookup(api.Pods.Facts, "default", "low") != nil {
 		t.Error("the victim is still there")
+	}
+	if n := c.scheduler.numbers; n.preemptions.Load() == 0 || n.victims.Count() == 0 {
+		t.Errorf("%d attempts to preempt and %d that found victims are counted", n.preemptions.Load(), n.victims.Count())
 	}
 }
 

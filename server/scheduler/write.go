@@ -79,6 +79,7 @@ func (s *Scheduler) unplaced(ctx context.Context, p *pending, d placement.Decisi
 	var victims placement.Preemption
 	if d.Helpless < d.Considered {
 		victims = s.cluster.Preempt(p.Pod, s.protected)
+		s.numbers.preempted(len(victims.Victims))
 	}
 	if victims.Node != "" {
 		s.nominated[p.UID] = nomination{p.Pod, victims.Node}
