@@ -44,7 +44,9 @@ func TestServiceCIDRs(t *testing.T) {
 		t.Errorf("an address that an IPAddress keeps for another: %d %s", code, m)
 	}
 	admin.do("DELETE", ranges+"/more", "")
-	waitFor(t, "the reason why it stays", func() bool { return strings.Contains(state("more"), `"status":"False"`) && strings.Contains(state("more"), "Terminating") })
+	waitFor(t, "the reason why it stays", func() bool {
+		return strings.Contains(state("more"), `"status":"False"`) && strings.Contains(state("more"), "Terminating")
+	})
 	if code, m := made("c", "10.99.0.5"); code != 422 || !strings.Contains(m, "is not in the valid range") {
 		t.Errorf("a range that is being deleted: %d %s", code, m)
 	}
