@@ -78,7 +78,7 @@ const rewritten = 200
 // TestRewriteSurvivesKill9 kills a process in the middle of changing keys, again and again.
 func TestRewriteSurvivesKill9(t *testing.T) {
 	if dir := os.Getenv(rewriteEnv); dir != "" {
-		rewriteForEver(t, dir)
+		rewriteOnAndOn(t, dir)
 		return
 	}
 	s := &sealedServer{t: t, dir: t.TempDir()}
@@ -109,7 +109,7 @@ func TestRewriteSurvivesKill9(t *testing.T) {
 func killInRewrite(t *testing.T, dir string, after time.Duration) {
 	t.Helper()
 	child := exec.Command(os.Args[0], "-test.run=^TestRewriteSurvivesKill9$")
-	child.Env = append(os.Environ(), rewriteEnv+"="+dir)
+	child.Env = append(os.Environ(), rewriteEnv+"="+dir, "TMPDIR="+t.TempDir()) // what it leaves is ours to clean up
 	out, err := child.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -129,11 +129,12 @@ func killInRewrite(t *testing.T, dir string, after time.Duration) {
 	_ = child.Wait() // killed
 }
 
-func rewriteForEver(t *testing.T, dir string) {
+// rewriteOnAndOn ends by itself where nobody is left to kill it.
+func rewriteOnAndOn(t *testing.T, dir string) {
 	s := &sealedServer{t: t, dir: dir}
 	c := s.start(nil)
 	fmt.Print("begun")
-	for {
+	for over := time.Now().Add(5 * time.Minute); time.Now().Before(over); {
 		s.action(c, "rotate-keys")
 	}
 }
